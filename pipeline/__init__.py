@@ -1,0 +1,1 @@
+"""Compare what can replace the Dense layers after a fully convolutional network."""

@@ -1,0 +1,140 @@
+"""What the commands share: Hydra's start, one clear message for a mistake, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from pipeline import config as schema
+from pipeline.errors import UserError, suggestion
+
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Makes a command of a function of the configuration that `conf/NAME.yaml` and the command line compose.
+
+    A mistake of the user ends in one message on standard error and exit code 2, Ctrl-C in 130, SIGTERM in 143; a bug
+    keeps its stack trace. With HYDRA_FULL_ERROR=1, mistakes show theirs too.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def run() -> None:
+            wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            # Makes Hydra hand exceptions on to us instead of printing them its own way.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+            schema.register()
+            start = hydra.main(version_base="1.3", config_path=str(schema.CONFIG_DIR), config_name=name)(task)
+            try:
+                start()
+            except KeyboardInterrupt:
+                sys.stderr.write("\nInterrupted.\n")
+                sys.exit(EXIT_INTERRUPTED)
+            except (UserError, HydraException, OmegaConfBaseException) as error:
+                if wants_trace:
+                    raise
+                sys.stderr.write(f"\nError: {explain(error)}\n")
+                sys.exit(EXIT_MISTAKE)
+
+        return run
+
+    return decorate
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and Keras without their notes on standard error.
+
+    They write some of these before any of their settings is read, so the file descriptor itself is turned aside;
+    if the import fails, what was written is shown.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "tensorflow" in sys.modules:
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            notes.seek(0)
+            os.write(terminal, notes.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def sweep_name() -> str | None:
+    """Name of the running sweep, the same for all of its runs and for no other; None outside of one."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode is not RunMode.MULTIRUN:
+        return None
+    return sweep_name_of(hydra_config.sweep.dir)
+
+
+def sweep_name_of(sweep_dir: str) -> str:
+    """Name of the sweep that writes into a directory."""
+    return os.path.basename(os.path.normpath(sweep_dir))
+
+
+def console() -> Console:
+    """Standard output; wide enough for a table where it is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def explain(error: Exception) -> str:
+    """One message for a mistake: the setting, the value received, the rule, the remedy."""
+    if isinstance(error, UserError):
+        return str(error)
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(error, MissingConfigException):
+        return _explain_missing_option(error)
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _explain_value(str(error), cause)
+    first = str(error).strip().splitlines()[0]
+    return f"{first}. See python -m pipeline.train --help for settings and examples."
+
+
+def _explain_missing_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = list(error.options or [])
+    if not group or not options:
+        return str(error).strip().splitlines()[0]
+    hint = suggestion(option, options)
+    return f"{group}={option}: there is no such option. Use one of {', '.join(options)}. {hint}".strip()
+
+
+def _explain_value(message: str, cause: OmegaConfBaseException) -> str:
+    key = cause.full_key
+    typed = re.search(r"=(.*)$", message.splitlines()[0]) or re.search(r"\+[\w.]+=(.*)$", message)
+    value = typed.group(1) if typed else None
+    if "not in" in str(cause):
+        parent = cause.parent_node
+        known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
+        return str(schema.unknown_key(key, value, known))
+    rule = str(cause).splitlines()[0]
+    shown = key if value is None else f"{key}={value}"
+    return f"{shown}: {rule}. python -m pipeline.train --cfg job shows every setting with a valid value."

@@ -1,0 +1,103 @@
+"""One study, read back from MLflow, as a table."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.table import Table
+
+from pipeline import cli, tracking
+from pipeline.config import PROJECT_ROOT
+from pipeline.heads import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class PrintStudyTable(Callback):
+    """Prints the table of a study when the last of its runs has ended. Hydra calls it."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        settings = tracking.Tracking(**{key: config.tracking[key] for key in config.tracking})
+        output_path = Path(config.output_dir).expanduser().absolute()
+        sweep = cli.sweep_name_of(config.hydra.sweep.dir)
+        runs = tracking.study_runs(settings, output_path, sweep)
+        finished = runs[runs["status"] == "FINISHED"] if len(runs) else runs
+        console = cli.console()
+        if finished.empty:
+            return
+        for (backbone, dataset), group in finished.groupby(["tags.backbone", "tags.dataset"], sort=False):
+            console.print()
+            console.print(study_table(group, f"{backbone} on {dataset}"))
+        console.print(_how_to_look(tracking.store_uri(settings, output_path), settings.uri), soft_wrap=True)
+
+
+def study_table(runs: pd.DataFrame, title: str) -> Table:
+    """One row a head: accuracy over the seeds, parameters, and what happens at other image sizes.
+
+    Args:
+        runs: Finished runs of one dataset and one backbone, as `mlflow.search_runs` gives them.
+        title: What the runs have in common.
+    """
+    native = int(runs["params.image_size"].iloc[0].split("×")[0])
+    table = Table(title=title)
+    for heading in ("head", "seeds", "test accuracy", "parameters", "in the head"):
+        table.add_column(heading, justify="left" if heading == "head" else "right")
+    table.add_column(f"below {native} px")
+    table.add_column(f"above {native} px")
+    for head, of_head in runs.groupby("tags.head", sort=False):
+        accuracies = of_head["metrics.test/accuracy"]
+        spread = f" ± {accuracies.std(ddof=1):.4f}" if len(accuracies) > 1 else ""
+        verdicts = size_verdicts(of_head.iloc[0])
+        table.add_row(
+            str(head),
+            str(len(of_head)),
+            f"{accuracies.mean():.4f}{spread}",
+            f"{of_head['metrics.params/total'].iloc[0]:,.0f}",
+            f"{of_head['metrics.params/head'].iloc[0]:,.0f}",
+            summarize({px: verdict for px, verdict in verdicts.items() if px < native}),
+            summarize({px: verdict for px, verdict in verdicts.items() if px > native}),
+        )
+    table.caption = "mean ± standard deviation over the seeds; differences are not tested"
+    return table
+
+
+def size_verdicts(run: pd.Series) -> dict[int, Verdict]:
+    """The verdict at each probed height in pixels, ascending, from the tags of a run."""
+    found = {}
+    for column, value in run.items():
+        match = re.fullmatch(r"tags\.size\.(\d+)px", str(column))
+        if match and isinstance(value, str):
+            found[int(match.group(1))] = Verdict(value)
+    return dict(sorted(found.items()))
+
+
+def summarize(verdicts: dict[int, Verdict]) -> str:
+    """`refuses (4 px), crops (10–12 px)` for neighbouring sizes with the same verdict; a lone verdict needs no sizes."""
+    if not verdicts:
+        return "not probed"
+    groups = [
+        (verdict, [px for px, _ in group])
+        for verdict, group in itertools.groupby(verdicts.items(), key=lambda item: item[1])
+    ]
+    if len(groups) == 1:
+        return groups[0][0].value
+    return ", ".join(
+        f"{verdict.value} ({sizes[0]}–{sizes[-1]} px)" if len(sizes) > 1 else f"{verdict.value} ({sizes[0]} px)"
+        for verdict, sizes in groups
+    )
+
+
+def _how_to_look(uri: str, server: str | None) -> str:
+    if server is not None:
+        return f"Recorded in {uri}."
+    makefile = "make dashboard, or " if (PROJECT_ROOT / "Makefile").is_file() else ""
+    return (
+        f"Dashboard: {makefile}MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --host 127.0.0.1 "
+        f"--backend-store-uri {uri}\nthen open http://127.0.0.1:5000"
+    )

@@ -1,0 +1,114 @@
+"""The typed schema, its registration with Hydra, and where configurations live."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from pipeline.backbones import BACKBONES, Backbone
+from pipeline.data import Dataset
+from pipeline.errors import ConfigError, require, suggestion
+from pipeline.heads import HEADS, Head
+from pipeline.size_probe import SizeProbe
+from pipeline.tracking import Tracking
+from pipeline.training import KeepWeights, Training
+
+_PACKAGE = Path(__file__).resolve().parent
+PROJECT_ROOT = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
+"""Holds `conf/` and `experiments/`: the repository, or the package itself once it is installed from a wheel."""
+CONFIG_DIR = PROJECT_ROOT / "conf"
+
+
+@dataclass
+class Config:
+    """One run, fully described.
+
+    Attributes:
+        dataset: What is trained and tested on.
+        backbone: The fully convolutional extractor.
+        head: What collapses its feature map into logits.
+        training: How the model is fitted.
+        size_probe: Which other image sizes are tried.
+        tracking: Where results are recorded.
+        seed: Draws the validation part, the order of the images and the initial weights.
+        study: Name of the study that the run belongs to.
+        output_dir: Directory of everything that is written: the MLflow store, caches, Hydra's logs.
+    """
+
+    dataset: Dataset = MISSING
+    backbone: Backbone = MISSING
+    head: Head = MISSING
+    training: Training = field(default_factory=Training)
+    size_probe: SizeProbe = field(default_factory=SizeProbe)
+    tracking: Tracking = field(default_factory=Tracking)
+    seed: int = 0
+    study: str | None = None
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", self.seed, "must be at least 0", "Use for example seed=0.")
+        require(
+            self.training.keep_weights is KeepWeights.last or self.dataset.validation_fraction > 0,
+            "training.keep_weights",
+            self.training.keep_weights.value,
+            "needs validation images to choose by, and dataset.validation_fraction is 0",
+            "Use training.keep_weights=last or dataset.validation_fraction=0.1.",
+        )
+
+    @property
+    def output_path(self) -> Path:
+        return Path(self.output_dir).expanduser().absolute()
+
+
+def register() -> None:
+    """Makes the schema and the project's root known to Hydra. Calling it again changes nothing."""
+    store = ConfigStore.instance()
+    # Under schema/, not in the groups themselves, where they would show up as selectable options.
+    store.store(group="schema", name="config", node=Config)
+    store.store(group="schema", name="dataset", node=Dataset)
+    for group, classes in (("backbone", BACKBONES), ("head", HEADS)):
+        for option in classes:
+            store.store(group=f"schema/{group}", name=option.name, node=option)
+    OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
+
+
+def to_typed(config: DictConfig) -> Config:
+    """Turns what Hydra composed into the typed object, checking every value on the way.
+
+    Raises:
+        ConfigError: A value is out of range, missing, or under a name that does not exist.
+    """
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(key, "???", "has no value", f"Give one, as in {key}=VALUE.")
+    _refuse_unknown(config, "")
+    typed = OmegaConf.to_object(config)
+    assert isinstance(typed, Config)
+    return typed
+
+
+def _refuse_unknown(config: DictConfig, prefix: str) -> None:
+    """Refuses what `+key=value` can add even to a typed configuration."""
+    known = [field.name for field in dataclasses.fields(OmegaConf.get_type(config))]  # type: ignore[arg-type]
+    for key in config:
+        if key not in known:
+            raise unknown_key(f"{prefix}{key}", config[key], known)
+        if isinstance(config[key], DictConfig):
+            _refuse_unknown(config[key], f"{prefix}{key}.")
+
+
+def unknown_key(key: str, value: Any, known: list[str]) -> ConfigError:
+    """The error for a setting that does not exist, naming those that do."""
+    parent, _, name = key.rpartition(".")
+    near = suggestion(name, known)
+    prefix = f"{parent}." if parent else ""
+    return ConfigError(
+        key,
+        value,
+        "there is no such setting",
+        near.replace("mean ", f"mean {prefix}") if near else f"{parent or 'The top level'} has {', '.join(known)}.",
+    )

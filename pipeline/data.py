@@ -1,0 +1,541 @@
+"""TFDS to tf.data: what a dataset is, its splits, sizes, cache and order.
+
+Autotuning is off in every pipeline: with it, destroying an iterator waits for the autotuner's sleeping thread, whose
+naps double, so that an epoch of 3.8 s takes 5.1 s. Parallelism and prefetching are given explicitly instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import MISSING
+
+from pipeline.errors import ConfigError, UserError, require, require_at_least, suggestion
+from pipeline.heads import Size, size_text
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+DECODE_BATCH = 1024
+"""Images decoded at a time while a cache is filled."""
+PREFETCH_BATCHES = 4
+
+
+class Cache(Enum):
+    """Where decoded images wait between epochs."""
+
+    memory = "memory"
+    disk = "disk"
+    none = "none"
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is known of a dataset before any image is read.
+
+    Attributes:
+        name: TFDS name.
+        version: TFDS version.
+        image_shape: (H, W, C) that the model is trained on, after any resizing.
+        class_names: Names of the K classes, by label.
+    """
+
+    name: str
+    version: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+
+    @property
+    def image_size(self) -> Size:
+        return self.image_shape[:2]
+
+    @property
+    def channels(self) -> int:
+        return self.image_shape[2]
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass
+class Dataset:
+    """A TFDS image-classification dataset.
+
+    Attributes:
+        name: TFDS name; a builder's configuration follows after a slash.
+        version: TFDS version such as `3.0.1`; null for the newest.
+        train_split: Split to train on, minus the validation part.
+        test_split: Split to report on; it never chooses anything.
+        validation_fraction: Share of the training split that is held out, drawn by the run's seed.
+        image_size: [height, width] in pixels to resize every image to; null keeps the dataset's own size.
+        cache: Decoded images in `memory`, on `disk` (memory-mapped, shared by runs), or `none` (decoded anew each
+            epoch).
+        shuffle_buffer: Images in the shuffle buffer with `cache=none`; the caches shuffle all of them.
+        data_dir: TFDS data directory; null for TFDS's own default.
+    """
+
+    name: str = MISSING
+    version: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    validation_fraction: float = 0.1
+    image_size: list[int] | None = None
+    cache: Cache = Cache.memory
+    shuffle_buffer: int = 10_000
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            0.0 <= self.validation_fraction < 1.0,
+            "dataset.validation_fraction",
+            self.validation_fraction,
+            "must lie in [0, 1)",
+            "Use for example dataset.validation_fraction=0.1.",
+        )
+        require(
+            self.image_size is None or (len(self.image_size) == 2 and all(side >= 1 for side in self.image_size)),
+            "dataset.image_size",
+            self.image_size,
+            "must be null or [height, width], each at least 1 px",
+            "Use for example dataset.image_size=[64,64].",
+        )
+        require_at_least(1, "dataset.shuffle_buffer", self.shuffle_buffer, 10_000)
+
+    def describe(self) -> DatasetFacts:
+        """What the dataset is, from TFDS's description of it; reads no image and downloads nothing.
+
+        Raises:
+            UserError: TFDS does not know the dataset, it is not one for image classification, or its images vary in
+                size and `image_size` does not say what to resize them to.
+        """
+        builder = self._builder()
+        image_key, label_key = _supervised_keys(builder)
+        *size, channels = builder.info.features[image_key].shape
+        if self.image_size is not None:
+            size = self.image_size
+        if None in size:
+            raise ConfigError(
+                "dataset.image_size",
+                None,
+                f"is needed: the images of {self.name} vary in size",
+                "Use for example dataset.image_size=[96,96].",
+            )
+        height, width = size
+        return DatasetFacts(
+            name=builder.info.full_name.rsplit("/", 1)[0],
+            version=str(builder.version),
+            image_shape=(height, width, channels),
+            class_names=tuple(builder.info.features[label_key].names),
+        )
+
+    def load(self, seed: int, cache_dir: Path) -> Data:
+        """Prepares the dataset if need be and opens its splits.
+
+        Args:
+            seed: Draws the validation part and the order of the training images.
+            cache_dir: Where `cache=disk` keeps decoded images.
+
+        Raises:
+            UserError: The dataset cannot be downloaded or prepared, has no such split, or does not fit into memory.
+        """
+        facts = self.describe()
+        builder = self._builder()
+        self._prepare(builder)
+        for key, split in (("dataset.train_split", self.train_split), ("dataset.test_split", self.test_split)):
+            _check_split(builder, key, split)
+        _check_no_overlap(builder, self.train_split, self.test_split)
+        train = self._open(builder, self.train_split, facts, cache_dir)
+        test = self._open(builder, self.test_split, facts, cache_dir)
+
+        held_out = round(len(train) * self.validation_fraction)
+        shuffled = np.random.default_rng(seed).permutation(len(train))
+        return Data(
+            facts=facts,
+            train_split=train,
+            train_indices=np.sort(shuffled[held_out:]),
+            validation_indices=np.sort(shuffled[:held_out]),
+            test_split=test,
+            seed=seed,
+        )
+
+    def _builder(self) -> tfds.core.DatasetBuilder:
+        return _find_builder(self.name, self.version, self.data_dir)
+
+    def _prepare(self, builder: tfds.core.DatasetBuilder) -> None:
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.download import downloader
+
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()
+        # TFDS tries a download eleven times, which takes 200 s on a machine without a network.
+        downloader.MAX_RETRIES = 2
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # TFDS and its downloaders raise almost anything.
+            data_dir = Path(builder.data_dir).parents[1]
+            raise UserError(
+                f"dataset={self.name} could not be prepared in data_dir {data_dir}: {_first_line(error)}\n"
+                f"Without a network, put the original archives into the manual directory "
+                f"{data_dir / 'downloads' / 'manual'}, name a directory that holds the prepared dataset with "
+                "dataset.data_dir=PATH, or use dataset=digits, which needs no download."
+            ) from error
+
+    def _open(
+        self, builder: tfds.core.DatasetBuilder, split: str, facts: DatasetFacts, cache_dir: Path
+    ) -> ImageSplit:
+        if self.cache is Cache.none:
+            return StreamedSplit(builder, split, facts.image_size, self.shuffle_buffer)
+        if self.cache is Cache.memory:
+            _check_memory(builder, split, facts)
+        return _decode_once(self.name, self.version, self.data_dir, split, facts, self.cache, cache_dir)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of one run.
+
+    Attributes:
+        facts: What the dataset is.
+        train_split: The whole training split.
+        train_indices: Which of its images are trained on.
+        validation_indices: Which are held out to choose weights by.
+        test_split: The test split.
+        seed: Decides the order of the training images.
+    """
+
+    facts: DatasetFacts
+    train_split: ImageSplit
+    train_indices: np.ndarray
+    validation_indices: np.ndarray
+    test_split: ImageSplit
+    seed: int
+
+    def train(self, batch_size: int, epochs: int) -> tf.data.Dataset:
+        """All epochs, one after the other, as batches of uint8 (B, H, W, C) and int64 (B,).
+
+        The order of an epoch is a function of the seed and the epoch's number and of nothing else, so that every head
+        sees the same batches. An epoch is ⌈images / batch_size⌉ batches, the last of them smaller.
+        """
+        return self.train_split.epochs(self.train_indices, batch_size, epochs, self.seed)
+
+    def validation(self, batch_size: int) -> tf.data.Dataset:
+        """The held-out images in a fixed order, as batches like those of `train`."""
+        return self.train_split.in_order(self.validation_indices, batch_size)
+
+    def test(self, batch_size: int, limit: int | None = None) -> tf.data.Dataset:
+        """The test split, or its first `limit` images, in a fixed order, as batches like those of `train`."""
+        return self.test_split.in_order(np.arange(len(self.test_split))[:limit], batch_size)
+
+
+class ImageSplit(ABC):
+    """Images and labels of one split, in a fixed order.
+
+    Attributes:
+        name: TFDS name of the split.
+        digest: First 32 hexadecimal digits of the SHA-256 of the split's name and prepared files.
+    """
+
+    name: str
+    digest: str
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def in_order(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        """The images at `indices` (ascending), as batches of uint8 (B, H, W, C) and int64 (B,)."""
+
+    @abstractmethod
+    def epochs(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
+        """The images at `indices`, `epochs` times, in another order each time; batches as of `in_order`."""
+
+
+class DecodedSplit(ImageSplit):
+    """A split whose images are decoded once, in memory or in memory-mapped files."""
+
+    def __init__(self, name: str, digest: str, images: np.ndarray, labels: np.ndarray) -> None:
+        self.name, self.digest, self.images, self.labels = name, digest, images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def in_order(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        import tensorflow as tf
+
+        return self._fetch(tf.data.Dataset.from_tensor_slices(indices).batch(batch_size))
+
+    def epochs(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
+        import tensorflow as tf
+
+        def epoch(number: tf.Tensor) -> tf.data.Dataset:
+            order = tf.random.experimental.stateless_shuffle(indices, seed=tf.stack([seed, number]))
+            return tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
+
+        return self._fetch(tf.data.Dataset.range(epochs).flat_map(epoch))
+
+    def _fetch(self, batches_of_indices: tf.data.Dataset) -> tf.data.Dataset:
+        import tensorflow as tf
+
+        def fetch(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            images, labels = tf.numpy_function(
+                lambda at: (self.images[at], self.labels[at]), [indices], [tf.uint8, tf.int64], stateful=False
+            )
+            return tf.ensure_shape(images, (None, *self.images.shape[1:])), tf.ensure_shape(labels, (None,))
+
+        return _without_autotune(batches_of_indices.map(fetch).prefetch(PREFETCH_BATCHES))
+
+
+class StreamedSplit(ImageSplit):
+    """A split that is read and decoded anew on every pass: bounded memory, for datasets that fit nowhere else."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, name: str, size: Size, shuffle_buffer: int) -> None:
+        self.name, self.digest = name, _split_digest(builder, name)
+        self._builder, self._size, self._shuffle_buffer = builder, size, shuffle_buffer
+
+    def __len__(self) -> int:
+        return int(self._builder.info.splits[self.name].num_examples)
+
+    def in_order(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        return _without_autotune(self._images_at(indices).batch(batch_size).prefetch(PREFETCH_BATCHES))
+
+    def epochs(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
+        import tensorflow as tf
+
+        images = self._images_at(indices)
+
+        def epoch(number: tf.Tensor) -> tf.data.Dataset:
+            epoch_seed = tf.random.experimental.stateless_fold_in(tf.stack([tf.cast(seed, tf.int64), 0]), number)[0]
+            return images.shuffle(self._shuffle_buffer, seed=epoch_seed).batch(batch_size)
+
+        return _without_autotune(tf.data.Dataset.range(epochs).flat_map(epoch).prefetch(PREFETCH_BATCHES))
+
+    def _images_at(self, indices: np.ndarray) -> tf.data.Dataset:
+        import tensorflow as tf
+
+        wanted = np.zeros(len(self), dtype=bool)
+        wanted[indices] = True
+        mask = tf.constant(wanted)
+        numbered = _read(self._builder, self.name, self._size).enumerate()
+        return numbered.filter(lambda index, _: mask[index]).map(lambda _, example: example)
+
+
+def resize(images: tf.Tensor, size: Size) -> tf.Tensor:
+    """Resizes uint8 images (N, H, W, C) or (H, W, C) to `size` px: bilinear, antialiased, rounded to uint8."""
+    import tensorflow as tf
+
+    resized = tf.image.resize(images, size, method="bilinear", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+
+@functools.cache
+def _find_builder(name: str, version: str | None, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    import tensorflow_datasets as tfds
+
+    import pipeline.datasets.digits.digits_dataset_builder  # noqa: F401  (importing it registers `digits`)
+
+    try:
+        return tfds.builder(f"{name}:{version}" if version else name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        raise ConfigError(
+            "dataset.name",
+            name,
+            f"TFDS {tfds.__version__} knows no such dataset",
+            suggestion(name, tfds.list_builders()) or "https://www.tensorflow.org/datasets/catalog lists all of them.",
+        ) from error
+    except Exception as error:  # TFDS raises AssertionError, ValueError and others for versions and configurations.
+        raise ConfigError(
+            "dataset",
+            f"{name}:{version}" if version else name,
+            f"TFDS cannot open it: {_first_line(error)}",
+            "Check dataset.name, dataset.version and dataset.data_dir.",
+        ) from error
+
+
+def _supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+    import tensorflow_datasets as tfds
+
+    keys = builder.info.supervised_keys
+    if keys and len(keys) == 2 and all(isinstance(key, str) for key in keys):
+        image, label = (builder.info.features[key] for key in keys)
+        if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
+            if image.np_dtype == np.uint8 and image.shape[-1] is not None:
+                return keys
+            raise ConfigError(
+                "dataset.name",
+                builder.name,
+                f"has images of type {image.np_dtype} and shape {image.shape}; only uint8 with a known number of "
+                "channels is supported",
+                "Choose another dataset.",
+            )
+    raise ConfigError(
+        "dataset.name",
+        builder.name,
+        f"is not an image-classification dataset (its supervised keys are {keys})",
+        "Choose one whose supervised keys are an Image and a ClassLabel, such as fashion_mnist.",
+    )
+
+
+def _check_split(builder: tfds.core.DatasetBuilder, key: str, split: str) -> None:
+    try:
+        empty = builder.info.splits[split].num_examples == 0
+    except Exception as error:  # KeyError for an unknown name, ValueError and others for a malformed slice.
+        known = ", ".join(builder.info.splits)
+        remedy = f"Use one of {known}, or a part such as train[:80%]."
+        raise ConfigError(key, split, f"{builder.name} has no such split", remedy) from error
+    require(not empty, key, split, "holds no image", "Use a larger part of the split.")
+
+
+def _check_no_overlap(builder: tfds.core.DatasetBuilder, train_split: str, test_split: str) -> None:
+    """Raises `ConfigError` if an image is in both splits."""
+
+    def ranges(split: str) -> list[tuple[str, int, int]]:
+        parts = builder.info.splits[split].file_instructions
+        return [(str(part.filename), part.skip, part.skip + part.take) for part in parts]
+
+    for train_file, train_start, train_end in ranges(train_split):
+        for test_file, test_start, test_end in ranges(test_split):
+            overlap = train_file == test_file and train_start < test_end and test_start < train_end
+            require(
+                not overlap,
+                "dataset.test_split",
+                test_split,
+                f"shares images with dataset.train_split={train_split}: what was trained on cannot be tested on",
+                "Use for example dataset.train_split=train[:80%] dataset.test_split=train[80%:].",
+            )
+
+
+def _check_memory(builder: tfds.core.DatasetBuilder, split: str, facts: DatasetFacts) -> None:
+    import psutil
+
+    needed = builder.info.splits[split].num_examples * int(np.prod(facts.image_shape))
+    available = psutil.virtual_memory().available
+    require(
+        needed < available,
+        "dataset.cache",
+        "memory",
+        f"{split} of {facts.name} takes {needed / 1e9:.1f} GB at {size_text(facts.image_size)} px, "
+        f"{available / 1e9:.1f} GB are free",
+        "Use dataset.cache=disk, dataset.cache=none or a smaller dataset.image_size.",
+    )
+
+
+def _read(builder: tfds.core.DatasetBuilder, split: str, size: Size) -> tf.data.Dataset:
+    """(uint8 (H, W, C), int64) of every example, in the order of the files."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    image_key, label_key = _supervised_keys(builder)
+    examples = builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        decoders=tfds.decode.PartialDecoding({image_key: True, label_key: True}),
+        read_config=tfds.ReadConfig(try_autocache=False, options=_options()),
+    )
+    stored_size = builder.info.features[image_key].shape[:2]
+
+    def pair(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        image = example[image_key]
+        return (image if stored_size == size else resize(image, size)), example[label_key]
+
+    return examples.map(pair, num_parallel_calls=os.cpu_count(), deterministic=True)
+
+
+@functools.lru_cache(maxsize=2)  # The two splits of one dataset: every run of a study in this process shares them.
+def _decode_once(
+    name: str,
+    version: str | None,
+    data_dir: str | None,
+    split: str,
+    facts: DatasetFacts,
+    cache: Cache,
+    cache_dir: Path,
+) -> DecodedSplit:
+    builder = _find_builder(name, version, data_dir)
+    digest = _split_digest(builder, split)
+    shape = (int(builder.info.splits[split].num_examples), *facts.image_shape)
+    if cache is Cache.memory:
+        images, labels = np.empty(shape, np.uint8), np.empty(shape[0], np.int64)
+        _decode_into(builder, split, facts.image_size, images, labels)
+        return DecodedSplit(split, digest, images, labels)
+
+    directory = cache_dir / f"{facts.name.replace('/', '-')}-{digest}-{'x'.join(map(str, facts.image_shape))}"
+    if not directory.is_dir():
+        _decode_to_disk(builder, split, facts.image_size, shape, directory)
+    images = np.load(directory / "images.npy", mmap_mode="r")
+    return DecodedSplit(split, digest, images, np.load(directory / "labels.npy"))
+
+
+def _decode_to_disk(
+    builder: tfds.core.DatasetBuilder, split: str, size: Size, shape: tuple[int, ...], directory: Path
+) -> None:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, then renamed: a killed process never leaves half a cache under the final name.
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix="incomplete-") as incomplete:
+        images = np.lib.format.open_memmap(Path(incomplete) / "images.npy", "w+", np.uint8, shape)
+        labels = np.empty(shape[0], np.int64)
+        _decode_into(builder, split, size, images, labels)
+        images.flush()
+        np.save(Path(incomplete) / "labels.npy", labels)
+        try:
+            os.rename(incomplete, directory)
+        except OSError:
+            if not directory.is_dir():  # If it is one now, another process made the same cache meanwhile.
+                raise
+        else:
+            os.mkdir(incomplete)  # What the context manager removes.
+
+
+def _decode_into(
+    builder: tfds.core.DatasetBuilder, split: str, size: Size, images: np.ndarray, labels: np.ndarray
+) -> None:
+    start = 0
+    for batch_images, batch_labels in _read(builder, split, size).batch(DECODE_BATCH).as_numpy_iterator():
+        end = start + len(batch_labels)
+        images[start:end], labels[start:end] = batch_images, batch_labels
+        start = end
+    if start != len(labels):
+        raise UserError(
+            f"{builder.info.full_name} is damaged: {split} should hold {len(labels)} images, {start} could be read. "
+            f"Delete {builder.data_dir} and start again."
+        )
+
+
+@functools.cache
+def _split_digest(builder: tfds.core.DatasetBuilder, split: str) -> str:
+    digest = hashlib.sha256(split.encode())
+    for path in sorted(str(path) for path in builder.info.splits[split].filepaths):
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()[:32]
+
+
+def _options() -> tf.data.Options:
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.deterministic = True
+    return options
+
+
+def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    return dataset.with_options(_options())
+
+
+def _first_line(error: Exception) -> str:
+    text: Any = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else 'no message'}"

@@ -1,0 +1,1 @@
+"""The `digits` dataset: scikit-learn's 1,797 handwritten digits, needing no network."""

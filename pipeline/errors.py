@@ -1,0 +1,43 @@
+"""Mistakes that the user can mend: shown as one message, without a stack trace."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class UserError(Exception):
+    """Something outside the program has to change; the message says what and how."""
+
+
+class ConfigError(UserError):
+    """A setting holds a value that cannot work.
+
+    Args:
+        key: Dotted name of the setting, as typed on the command line.
+        value: The value received.
+        rule: What a value must satisfy.
+        remedy: What to type instead.
+    """
+
+    def __init__(self, key: str, value: Any, rule: str, remedy: str) -> None:
+        super().__init__(f"{key}={value}: {rule}. {remedy}")
+        self.key = key
+
+
+def require(holds: bool, key: str, value: Any, rule: str, remedy: str) -> None:
+    """Raises `ConfigError` unless `holds`."""
+    if not holds:
+        raise ConfigError(key, value, rule, remedy)
+
+
+def require_at_least(minimum: int, key: str, value: int, example: int) -> None:
+    """Raises `ConfigError` unless `value` is at least `minimum`."""
+    require(value >= minimum, key, value, f"must be at least {minimum}", f"Use for example {key}={example}.")
+
+
+def suggestion(received: str, known: Iterable[str]) -> str:
+    """`Did you mean …?` with the nearest of the known names, or an empty string."""
+    near = difflib.get_close_matches(received, list(known), n=1)
+    return f"Did you mean {near[0]}?" if near else ""

@@ -1,0 +1,45 @@
+"""Logits of a model on batches of images, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+
+def logits_function(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
+    """The model's inference as one compiled function of uint8 images (N, H, W, C).
+
+    Traced once, for all batch sizes and, where the model takes any, for all image sizes.
+    """
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)])
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        return model(images, training=False)
+
+    return logits
+
+
+def predict(model: keras.Model, batches: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32 (N, K) and labels int64 (N,) of all batches, in their order."""
+    logits_of = logits_function(model)
+    pairs = [(logits_of(images).numpy(), labels) for images, labels in batches.as_numpy_iterator()]
+    return np.concatenate([logits for logits, _ in pairs]), np.concatenate([labels for _, labels in pairs])
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Top-1 accuracy of logits (N, K) against labels (N,)."""
+    return float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean cross-entropy in nats of logits (N, K) against labels (N,)."""
+    from scipy.special import log_softmax
+
+    return float(-np.mean(log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]))

@@ -1,0 +1,306 @@
+"""What happens at other image sizes: planned before training, measured after it, and held against each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.backbones import Backbone, ImageTooSmall
+from pipeline.data import Data, DatasetFacts, resize
+from pipeline.errors import ConfigError, require, require_at_least
+from pipeline.evaluation import accuracy, logits_function
+from pipeline.heads import Head, Size, Verdict, size_text
+from pipeline.model import join
+
+if TYPE_CHECKING:
+    import keras
+
+GRADIENT_IMAGES = 16
+"""Feature maps whose gradients are taken together; a cell counts as seen if it matters for any of them."""
+
+
+class ContractBroken(Exception):
+    """A head did something else than it declares: a bug of this program, never the user's mistake."""
+
+
+@dataclass
+class SizeProbe:
+    """Which image sizes are probed, and how.
+
+    Attributes:
+        scales: Sizes as multiples of the training size.
+        sizes: Heights in pixels instead of `scales`; widths keep the shape of the training images. null uses `scales`.
+        max_images: Test images measured at each size; null for all of them.
+        batch_size: Images in a batch at the training size; larger images come in smaller batches of as many pixels.
+        seed: Draws where each image lies on the canvas, the same for every run.
+    """
+
+    scales: list[float] = field(default_factory=lambda: [0.5, 0.75, 0.875, 1.0, 1.25, 1.5, 1.75, 2.0])
+    sizes: list[int] | None = None
+    max_images: int | None = None
+    batch_size: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.scales) > 0 and all(0 < scale <= 16 for scale in self.scales),
+            "size_probe.scales",
+            self.scales,
+            "needs at least one scale, and each must lie in (0, 16]",
+            "Use for example size_probe.scales=[0.5,1,2].",
+        )
+        require(
+            self.sizes is None or (len(self.sizes) > 0 and all(side >= 1 for side in self.sizes)),
+            "size_probe.sizes",
+            self.sizes,
+            "must be null or hold at least one height, each at least 1 px",
+            "Use for example size_probe.sizes=[20,28,40], or null to use size_probe.scales.",
+        )
+        require_at_least(1, "size_probe.max_images", 1 if self.max_images is None else self.max_images, 1000)
+        require_at_least(1, "size_probe.batch_size", self.batch_size, 256)
+
+    def image_sizes(self, native: Size) -> list[Size]:
+        """Sizes (height, width) in pixels to probe, ascending, the training size `native` always among them."""
+        height, width = native
+        heights = self.sizes or [round(height * scale) for scale in self.scales]
+        others = {(side, max(1, round(width * side / height))) for side in heights if side >= 1}
+        return sorted(others | {native})
+
+
+@dataclass(frozen=True)
+class PlannedSize:
+    """What will happen at one image size, known before training.
+
+    Attributes:
+        size: Height and width of the image in pixels.
+        map_size: Height and width of the feature map in cells; None where the backbone leaves none.
+        collapsed: Height and width that the head leaves for its Dense layers; None like `map_size`.
+        verdict: What the head, trained at the training size, does here.
+        seen_fraction: Share of the map's cells that can change the logits, by gradient; 0.0 if refused.
+        parameters: Parameters of a model built for this size from scratch; None where none can be built.
+        reason: One sentence for people.
+    """
+
+    size: Size
+    map_size: Size | None
+    collapsed: Size | None
+    verdict: Verdict
+    seen_fraction: float
+    parameters: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class MeasuredSize:
+    """What did happen at one image size.
+
+    Attributes:
+        size: Height and width of the image in pixels.
+        map_size: Height and width of the feature map in cells; None where the backbone leaves none.
+        verdict: What the trained head did.
+        seen_fraction: Share of the map's cells that can change the logits, by gradient; 0.0 if refused.
+        resize_accuracy: Top-1 accuracy on test images resized to this size; NaN if refused.
+        canvas_accuracy: Top-1 accuracy on test images laid on a canvas of this size; NaN if refused.
+        reason: One sentence for people.
+    """
+
+    size: Size
+    map_size: Size | None
+    verdict: Verdict
+    seen_fraction: float
+    resize_accuracy: float
+    canvas_accuracy: float
+    reason: str
+
+
+def plan_sizes(backbone: Backbone, head: Head, probe: SizeProbe, facts: DatasetFacts) -> list[PlannedSize]:
+    """What the head will do at each probed size, without training anything.
+
+    Raises:
+        ImageTooSmall: The training images leave no feature map.
+        ConfigError: The head cannot be made for the feature map of the training images.
+        ContractBroken: The head declares another seen fraction than its gradient has.
+    """
+    extractor = backbone.build(facts.channels)
+    native_map = backbone.map_shape(extractor, facts.image_size)
+    head.check(native_map[:2])
+    return [
+        _plan_size(backbone, extractor, head, native_map[:2], size, facts.classes)
+        for size in probe.image_sizes(facts.image_size)
+    ]
+
+
+def _plan_size(
+    backbone: Backbone, extractor: keras.Model, head: Head, native: Size, size: Size, classes: int
+) -> PlannedSize:
+    try:
+        map_shape = backbone.map_shape(extractor, size)
+    except ImageTooSmall as error:
+        return PlannedSize(size, None, None, Verdict.REFUSES, 0.0, None, str(error))
+    contract = head.contract(native, map_shape[:2])
+    if contract.verdict is not Verdict.REFUSES:
+        maps = np.random.default_rng(0).random((GRADIENT_IMAGES, *map_shape), np.float32)
+        seen_fraction = _seen_fraction(head.build(map_shape, classes, trained_on=native), maps)
+        if not math.isclose(seen_fraction, contract.seen_fraction):
+            raise ContractBroken(
+                f"head={head.name} declares that {contract.seen_fraction:.4f} of a {size_text(map_shape[:2])} map "
+                f"counts; its gradient says {seen_fraction:.4f}"
+            )
+    try:
+        parameters = extractor.count_params() + head.build(map_shape, classes).count_params()
+    except ConfigError:  # A window of fixed size that is larger than this map.
+        parameters = None
+    return PlannedSize(
+        size=size,
+        map_size=map_shape[:2],
+        collapsed=contract.collapsed,
+        verdict=contract.verdict,
+        seen_fraction=contract.seen_fraction,
+        parameters=parameters,
+        reason=contract.reason,
+    )
+
+
+def measure_sizes(
+    model: keras.Model, backbone: Backbone, head: Head, probe: SizeProbe, data: Data, test_logits: np.ndarray
+) -> list[MeasuredSize]:
+    """What the trained model does at each probed size.
+
+    The head is rebuilt at each size and the trained weights are copied into it. A refusal to be built and a refusal
+    to take the weights are answers; any other exception is a bug and passes through.
+
+    Args:
+        model: The trained model, as `build_model` made it.
+        backbone: The configuration of its extractor.
+        head: The configuration of its head.
+        probe: Which sizes, how many images.
+        data: Where the test images come from.
+        test_logits: The model's logits (N, K) on the test split at the training size.
+
+    Raises:
+        ContractBroken: A rebuilt model answers with something else than finite numbers.
+    """
+    native_map = backbone.map_shape(model.get_layer("backbone"), data.facts.image_size)[:2]
+    return [
+        _measure_size(model, backbone, head, probe, data, test_logits, native_map, size)
+        for size in probe.image_sizes(data.facts.image_size)
+    ]
+
+
+def _measure_size(
+    model: keras.Model,
+    backbone: Backbone,
+    head: Head,
+    probe: SizeProbe,
+    data: Data,
+    test_logits: np.ndarray,
+    native_map: Size,
+    size: Size,
+) -> MeasuredSize:
+    extractor, trained = model.get_layer("backbone"), model.get_layer("head")
+
+    def refused(map_size: Size | None, reason: str) -> MeasuredSize:
+        return MeasuredSize(size, map_size, Verdict.REFUSES, 0.0, math.nan, math.nan, reason)
+
+    try:
+        map_shape = backbone.map_shape(extractor, size)
+    except ImageTooSmall as error:
+        return refused(None, str(error))
+    try:
+        rebuilt = head.build(map_shape, data.facts.classes, trained_on=native_map)
+    except ValueError as error:
+        return refused(map_shape[:2], f"cannot be built: {error}")
+    try:
+        rebuilt.set_weights(trained.get_weights())
+    except ValueError as error:
+        return refused(map_shape[:2], f"the trained weights do not fit: {error}")
+
+    images, _ = next(data.test(GRADIENT_IMAGES).as_numpy_iterator())
+    seen_fraction = _seen_fraction(rebuilt, extractor(resize(images, size), training=False).numpy())
+    if seen_fraction < 1:
+        verdict = Verdict.CROPS
+    else:
+        verdict = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
+    if size == data.facts.image_size:
+        labels = np.concatenate([labels for _, labels in data.test(probe.batch_size).as_numpy_iterator()])
+        resized = canvas = accuracy(test_logits[: probe.max_images], labels[: probe.max_images])
+    else:
+        # A model for images of any size is its own rebuilt model; reusing it saves a trace for each size.
+        probed = model if head.takes_any_size else join(extractor, rebuilt, size)
+        resized, canvas = _accuracies(probed, probe, data, size)
+    reason = f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts"
+    return MeasuredSize(size, map_shape[:2], verdict, seen_fraction, resized, canvas, reason)
+
+
+def _accuracies(model: keras.Model, probe: SizeProbe, data: Data, size: Size) -> tuple[float, float]:
+    """Top-1 accuracy on resized test images and on test images laid on a canvas."""
+    logits_of = logits_function(model)
+    height, width = data.facts.image_size
+    # As many pixels as a batch at the training size, so that memory stays bounded.
+    batch_size = max(1, min(probe.batch_size, probe.batch_size * height * width // (size[0] * size[1])))
+    places = np.random.default_rng([probe.seed, *size])
+    logits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    all_labels = []
+    for images, labels in data.test(batch_size, probe.max_images).as_numpy_iterator():
+        all_labels.append(labels)
+        logits[0].append(logits_of(resize(images, size)).numpy())
+        logits[1].append(logits_of(lay_on_canvas(images, size, places)).numpy())
+    resized, canvas = (np.concatenate(batches) for batches in logits)
+    if not (np.isfinite(resized).all() and np.isfinite(canvas).all()):
+        raise ContractBroken(f"the model answers {size_text(size)} px images with logits that are not finite")
+    truth = np.concatenate(all_labels)
+    return accuracy(resized, truth), accuracy(canvas, truth)
+
+
+def lay_on_canvas(images: np.ndarray, size: Size, places: np.random.Generator) -> np.ndarray:
+    """Puts images on a black canvas at the same scale, or cuts out their centre where the canvas is smaller.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        size: Height and width of the canvas in pixels.
+        places: Draws where on the canvas each image lies.
+
+    Returns:
+        uint8 (N, *size, C).
+    """
+    count, height, width, channels = images.shape
+    rows, columns = min(height, size[0]), min(width, size[1])
+    top, left = (height - rows) // 2, (width - columns) // 2
+    centres = images[:, top : top + rows, left : left + columns]
+    canvas = np.zeros((count, *size, channels), np.uint8)
+    tops = places.integers(0, size[0] - rows, count, endpoint=True)
+    lefts = places.integers(0, size[1] - columns, count, endpoint=True)
+    for index in range(count):
+        y, x = tops[index], lefts[index]
+        canvas[index, y : y + rows, x : x + columns] = centres[index]
+    return canvas
+
+
+def check_plan(head: Head, planned: list[PlannedSize], measured: list[MeasuredSize]) -> None:
+    """Raises `ContractBroken` unless what was measured is what was planned."""
+    for plan, measurement in zip(planned, measured, strict=True):
+        same = (plan.size, plan.map_size, plan.verdict) == (measurement.size, measurement.map_size, measurement.verdict)
+        if not same or not math.isclose(plan.seen_fraction, measurement.seen_fraction):
+            raise ContractBroken(
+                f"head={head.name} at {size_text(plan.size)} px: planned {plan.verdict.value} with "
+                f"{plan.seen_fraction:.4f} of the map seen ({plan.reason}), measured {measurement.verdict.value} with "
+                f"{measurement.seen_fraction:.4f} ({measurement.reason})"
+            )
+
+
+def _seen_fraction(head: keras.Model, maps: np.ndarray) -> float:
+    """Share of the cells of feature maps (N, H, W, C) whose gradient of any logit is not zero."""
+    import tensorflow as tf
+
+    feature_maps = tf.constant(maps)
+    with tf.GradientTape() as tape:
+        tape.watch(feature_maps)
+        logits = head(feature_maps, training=False)
+        # Random signs and weights, so that a cell's gradients do not cancel over the logits.
+        weights = tf.random.stateless_normal(logits.shape, seed=(0, 0), dtype=logits.dtype)
+        total = tf.reduce_sum(logits * weights)
+    gradient = tape.gradient(total, feature_maps)
+    return float(np.mean(np.any(gradient.numpy() != 0, axis=(0, 3))))
