@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from keras import KerasTensor
 
 
-class ImageTooSmall(UserError):
+class ImageTooSmallError(UserError):
     """The image has no room for the backbone's strides."""
 
 
@@ -68,10 +68,10 @@ class Backbone(ABC):
             size: Height and width of the image in pixels.
 
         Raises:
-            ImageTooSmall: There is no room for the strides.
+            ImageTooSmallError: There is no room for the strides.
         """
         if min(size) < self.minimum_side:
-            raise ImageTooSmall(
+            raise ImageTooSmallError(
                 f"backbone={self.name} needs images of at least {self.minimum_side}×{self.minimum_side} px, the "
                 f"product of its strides; received {size_text(size)} px. Use larger images (dataset.image_size) or "
                 "fewer strides."
@@ -83,7 +83,7 @@ class Backbone(ABC):
                 raise
             rows = columns = 0
         if min(rows, columns) < 1:
-            raise ImageTooSmall(
+            raise ImageTooSmallError(
                 f"backbone={self.name} leaves no feature map of a {size_text(size)} px image. Use larger images "
                 "(dataset.image_size) or a backbone with fewer strides."
             )

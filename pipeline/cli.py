@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import re
 import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from rich.console import Console
 
 from pipeline import config as schema
@@ -97,7 +97,7 @@ def sweep_name() -> str | None:
 
 def sweep_name_of(sweep_dir: str) -> str:
     """Name of the sweep that writes into a directory."""
-    return os.path.basename(os.path.normpath(sweep_dir))
+    return Path(sweep_dir).name
 
 
 def console() -> Console:
@@ -113,7 +113,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException):
         return _explain_missing_option(error)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return _explain_value(str(error), cause)
+        return _explain_value(cause.full_key, str(error), cause)
     first = str(error).strip().splitlines()[0]
     return f"{first}. See python -m pipeline.train --help for settings and examples."
 
@@ -127,14 +127,16 @@ def _explain_missing_option(error: MissingConfigException) -> str:
     return f"{group}={option}: there is no such option. Use one of {', '.join(options)}. {hint}".strip()
 
 
-def _explain_value(message: str, cause: OmegaConfBaseException) -> str:
-    key = cause.full_key
+def _explain_value(key: str, message: str, cause: OmegaConfBaseException) -> str:
     typed = re.search(r"=(.*)$", message.splitlines()[0]) or re.search(r"\+[\w.]+=(.*)$", message)
     value = typed.group(1) if typed else None
     if "not in" in str(cause):
         parent = cause.parent_node
         known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
         return str(schema.unknown_key(key, value, known))
+    if isinstance(cause, InterpolationResolutionError):
+        quoted = re.search(r'"(.+)"', str(cause))
+        return f"{key} has no value: {quoted.group(1) if quoted else cause}. Set it, or give {key}=VALUE."
     rule = str(cause).splitlines()[0]
     shown = key if value is None else f"{key}={value}"
     return f"{shown}: {rule}. python -m pipeline.train --cfg job shows every setting with a valid value."

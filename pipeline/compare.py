@@ -1,4 +1,4 @@
-"""One study, read back from MLflow, as a table."""
+"""One study, read back from MLflow, as a table and a figure."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from pipeline.heads import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+MODES = {"resize": "image resized", "canvas": "image at its scale on a canvas, or its centre"}
+"""Ways of making an image of another size, and how a chart names them."""
 
 
 class PrintStudyTable(Callback):
@@ -34,6 +38,10 @@ class PrintStudyTable(Callback):
         for (backbone, dataset), group in finished.groupby(["tags.backbone", "tags.dataset"], sort=False):
             console.print()
             console.print(study_table(group, f"{backbone} on {dataset}"))
+            picture = output_path / "studies" / sweep / f"{dataset}-{backbone}.png".replace("/", "-")
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            size_figure(group, tracking.size_histories(group["run_id"]), f"{backbone} on {dataset}").savefig(picture)
+            console.print(f"Accuracy by image size: {picture}", soft_wrap=True)
         console.print(_how_to_look(tracking.store_uri(settings, output_path), settings.uri), soft_wrap=True)
 
 
@@ -67,6 +75,49 @@ def study_table(runs: pd.DataFrame, title: str) -> Table:
     return table
 
 
+def size_figure(runs: pd.DataFrame, histories: dict[str, dict[str, dict[int, float]]], title: str) -> Figure:
+    """Test accuracy by image size, a line a head, for both ways of making an image of another size.
+
+    Args:
+        runs: As for `study_table`.
+        histories: Of each run id, what `tracking.size_histories` gives.
+        title: What the runs have in common.
+
+    Returns:
+        A figure whose lines are means over the seeds, with gaps where a head refuses; bars span the seeds.
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained", dpi=110)
+    figure.suptitle(title)
+    axes = figure.subplots(1, 2, sharey=True)
+    for (mode, heading), axis in zip(MODES.items(), axes, strict=True):
+        for index, (head, of_head) in enumerate(runs.groupby("tags.head", sort=False)):
+            curves = [histories[run_id][f"size/{mode}/accuracy"] for run_id in of_head["run_id"]]
+            heights = np.array(sorted(curves[0]))
+            values = np.array([[curve[px] for px in heights] for curve in curves])
+            middle = values.mean(axis=0)
+            axis.errorbar(
+                heights,
+                middle,
+                yerr=[middle - values.min(axis=0), values.max(axis=0) - middle],
+                color=of_head["tags.mlflow.runColor"].iloc[0],
+                # Heads that are one function at the training size would hide each other.
+                marker="osD^v"[index % 5],
+                linestyle=("-", "--", ":")[index % 3],
+                markersize=8 - 2 * (index % 3),
+                capsize=3,
+                label=head,
+            )
+        native = int(runs["params.image_size"].iloc[0].split("×")[0])
+        axis.axvline(native, color="0.8", zorder=0)
+        axis.set(title=heading, xlabel="image height / px", xticks=heights, ylim=(0, 1))
+    axes[0].set_ylabel("test accuracy")
+    axes[0].legend(loc="lower right")
+    return figure
+
+
 def size_verdicts(run: pd.Series) -> dict[int, Verdict]:
     """The verdict at each probed height in pixels, ascending, from the tags of a run."""
     found = {}
@@ -78,7 +129,7 @@ def size_verdicts(run: pd.Series) -> dict[int, Verdict]:
 
 
 def summarize(verdicts: dict[int, Verdict]) -> str:
-    """`refuses (4 px), crops (10–12 px)` for neighbouring sizes with the same verdict; a lone verdict needs no sizes."""
+    """`refuses (4 px), crops (10–12 px)`: neighbours with one verdict together, a lone verdict without sizes."""
     if not verdicts:
         return "not probed"
     groups = [

@@ -94,11 +94,12 @@ def to_typed(config: DictConfig) -> Config:
 def _refuse_unknown(config: DictConfig, prefix: str) -> None:
     """Refuses what `+key=value` can add even to a typed configuration."""
     known = [field.name for field in dataclasses.fields(OmegaConf.get_type(config))]  # type: ignore[arg-type]
-    for key in config:
+    for key, value in config.items_ex(resolve=False):
+        name = prefix + str(key)
         if key not in known:
-            raise unknown_key(f"{prefix}{key}", config[key], known)
-        if isinstance(config[key], DictConfig):
-            _refuse_unknown(config[key], f"{prefix}{key}.")
+            raise unknown_key(name, value, known)
+        if isinstance(value, DictConfig):
+            _refuse_unknown(value, f"{name}.")
 
 
 def unknown_key(key: str, value: Any, known: list[str]) -> ConfigError:

@@ -52,9 +52,7 @@ def count_flops(model: keras.Model, image_shape: tuple[int, int, int]) -> int:
 
     inference = tf.function(lambda images: model(images, training=False))
     graph = inference.get_concrete_function(tf.TensorSpec((1, *image_shape), tf.uint8)).graph
-    options = tf.compat.v1.profiler.ProfileOptionBuilder(
-        tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
-    )
+    options = tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation())
     profile = tf.compat.v1.profiler.profile(graph, options=options.with_empty_output().build())
     return int(profile.total_float_ops)
 

@@ -192,9 +192,7 @@ class Dataset:
                 "dataset.data_dir=PATH, or use dataset=digits, which needs no download."
             ) from error
 
-    def _open(
-        self, builder: tfds.core.DatasetBuilder, split: str, facts: DatasetFacts, cache_dir: Path
-    ) -> ImageSplit:
+    def _open(self, builder: tfds.core.DatasetBuilder, split: str, facts: DatasetFacts, cache_dir: Path) -> ImageSplit:
         if self.cache is Cache.none:
             return StreamedSplit(builder, split, facts.image_size, self.shuffle_buffer)
         if self.cache is Cache.memory:
@@ -434,7 +432,6 @@ def _check_memory(builder: tfds.core.DatasetBuilder, split: str, facts: DatasetF
 
 def _read(builder: tfds.core.DatasetBuilder, split: str, size: Size) -> tf.data.Dataset:
     """(uint8 (H, W, C), int64) of every example, in the order of the files."""
-    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     image_key, label_key = _supervised_keys(builder)
@@ -490,34 +487,39 @@ def _decode_to_disk(
         images.flush()
         np.save(Path(incomplete) / "labels.npy", labels)
         try:
-            os.rename(incomplete, directory)
+            Path(incomplete).rename(directory)
         except OSError:
             if not directory.is_dir():  # If it is one now, another process made the same cache meanwhile.
                 raise
         else:
-            os.mkdir(incomplete)  # What the context manager removes.
+            Path(incomplete).mkdir()  # What the context manager removes.
 
 
 def _decode_into(
     builder: tfds.core.DatasetBuilder, split: str, size: Size, images: np.ndarray, labels: np.ndarray
 ) -> None:
-    start = 0
-    for batch_images, batch_labels in _read(builder, split, size).batch(DECODE_BATCH).as_numpy_iterator():
-        end = start + len(batch_labels)
-        images[start:end], labels[start:end] = batch_images, batch_labels
-        start = end
+    import tensorflow as tf
+
+    start, what = 0, ""
+    try:
+        for batch_images, batch_labels in _read(builder, split, size).batch(DECODE_BATCH).as_numpy_iterator():
+            end = start + len(batch_labels)
+            images[start:end], labels[start:end] = batch_images, batch_labels
+            start = end
+    except tf.errors.OpError as error:  # A file that ends too early, a checksum or an image that is wrong.
+        what = f" ({_first_line(error)})"
     if start != len(labels):
         raise UserError(
-            f"{builder.info.full_name} is damaged: {split} should hold {len(labels)} images, {start} could be read. "
-            f"Delete {builder.data_dir} and start again."
+            f"{builder.info.full_name} is damaged: {split} should hold {len(labels)} images, {start} could be "
+            f"read{what}. Delete {builder.data_dir} and start again."
         )
 
 
 @functools.cache
 def _split_digest(builder: tfds.core.DatasetBuilder, split: str) -> str:
     digest = hashlib.sha256(split.encode())
-    for path in sorted(str(path) for path in builder.info.splits[split].filepaths):
-        with open(path, "rb") as file:
+    for path in sorted(Path(path) for path in builder.info.splits[split].filepaths):
+        with path.open("rb") as file:
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
     return digest.hexdigest()[:32]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
@@ -34,7 +34,7 @@ def size_text(size: Size) -> str:
     return f"{size[0]}×{size[1]}"
 
 
-class Verdict(str, Enum):
+class Verdict(StrEnum):
     """What a trained head does with a feature map of some size."""
 
     NATIVE = "native"
@@ -146,9 +146,7 @@ class Head(ABC):
         """Rows and columns that one output cell looks at; the whole map unless overridden."""
         return native
 
-    def build(
-        self, map_shape: tuple[int, int, int], classes: int, trained_on: Size | None = None
-    ) -> keras.Model:
+    def build(self, map_shape: tuple[int, int, int], classes: int, trained_on: Size | None = None) -> keras.Model:
         """Builds the head.
 
         Args:
@@ -181,7 +179,7 @@ class Head(ABC):
         logits = keras.layers.Dense(classes, dtype="float32", name="logits")(x)
         return keras.Model(inputs, logits, name="head")
 
-    def check(self, native: Size) -> None:
+    def check(self, native: Size) -> None:  # noqa: B027  (most heads can be built for any map)
         """Raises `ConfigError` if the head cannot be built for maps of size `native`."""
 
     def _drop(self, x: KerasTensor) -> KerasTensor:

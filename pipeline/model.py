@@ -31,7 +31,7 @@ def build_model(
         two layers with weights are models named `backbone` and `head`.
 
     Raises:
-        ImageTooSmall: The images leave no feature map.
+        ImageTooSmallError: The images leave no feature map.
         ConfigError: The head cannot take that feature map.
     """
     import keras

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.backbones import Backbone, ImageTooSmall
+from pipeline.backbones import Backbone, ImageTooSmallError
 from pipeline.data import Data, DatasetFacts, resize
 from pipeline.errors import ConfigError, require, require_at_least
 from pipeline.evaluation import accuracy, logits_function
@@ -22,7 +22,7 @@ GRADIENT_IMAGES = 16
 """Feature maps whose gradients are taken together; a cell counts as seen if it matters for any of them."""
 
 
-class ContractBroken(Exception):
+class ContractError(Exception):
     """A head did something else than it declares: a bug of this program, never the user's mistake."""
 
 
@@ -120,9 +120,9 @@ def plan_sizes(backbone: Backbone, head: Head, probe: SizeProbe, facts: DatasetF
     """What the head will do at each probed size, without training anything.
 
     Raises:
-        ImageTooSmall: The training images leave no feature map.
+        ImageTooSmallError: The training images leave no feature map.
         ConfigError: The head cannot be made for the feature map of the training images.
-        ContractBroken: The head declares another seen fraction than its gradient has.
+        ContractError: The head declares another seen fraction than its gradient has.
     """
     extractor = backbone.build(facts.channels)
     native_map = backbone.map_shape(extractor, facts.image_size)
@@ -138,14 +138,14 @@ def _plan_size(
 ) -> PlannedSize:
     try:
         map_shape = backbone.map_shape(extractor, size)
-    except ImageTooSmall as error:
+    except ImageTooSmallError as error:
         return PlannedSize(size, None, None, Verdict.REFUSES, 0.0, None, str(error))
     contract = head.contract(native, map_shape[:2])
     if contract.verdict is not Verdict.REFUSES:
         maps = np.random.default_rng(0).random((GRADIENT_IMAGES, *map_shape), np.float32)
-        seen_fraction = _seen_fraction(head.build(map_shape, classes, trained_on=native), maps)
+        seen_fraction = seen_fraction_of(head.build(map_shape, classes, trained_on=native), maps)
         if not math.isclose(seen_fraction, contract.seen_fraction):
-            raise ContractBroken(
+            raise ContractError(
                 f"head={head.name} declares that {contract.seen_fraction:.4f} of a {size_text(map_shape[:2])} map "
                 f"counts; its gradient says {seen_fraction:.4f}"
             )
@@ -181,7 +181,7 @@ def measure_sizes(
         test_logits: The model's logits (N, K) on the test split at the training size.
 
     Raises:
-        ContractBroken: A rebuilt model answers with something else than finite numbers.
+        ContractError: A rebuilt model answers with something else than finite numbers.
     """
     native_map = backbone.map_shape(model.get_layer("backbone"), data.facts.image_size)[:2]
     return [
@@ -207,23 +207,17 @@ def _measure_size(
 
     try:
         map_shape = backbone.map_shape(extractor, size)
-    except ImageTooSmall as error:
+    except ImageTooSmallError as error:
         return refused(None, str(error))
     try:
-        rebuilt = head.build(map_shape, data.facts.classes, trained_on=native_map)
+        rebuilt = rebuild(head, trained, map_shape, native_map)
     except ValueError as error:
-        return refused(map_shape[:2], f"cannot be built: {error}")
-    try:
-        rebuilt.set_weights(trained.get_weights())
-    except ValueError as error:
-        return refused(map_shape[:2], f"the trained weights do not fit: {error}")
+        return refused(map_shape[:2], str(error))
 
     images, _ = next(data.test(GRADIENT_IMAGES).as_numpy_iterator())
-    seen_fraction = _seen_fraction(rebuilt, extractor(resize(images, size), training=False).numpy())
-    if seen_fraction < 1:
-        verdict = Verdict.CROPS
-    else:
-        verdict = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
+    seen_fraction = seen_fraction_of(rebuilt, extractor(resize(images, size), training=False).numpy())
+    whole = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
+    verdict = whole if seen_fraction == 1 else Verdict.CROPS
     if size == data.facts.image_size:
         labels = np.concatenate([labels for _, labels in data.test(probe.batch_size).as_numpy_iterator()])
         resized = canvas = accuracy(test_logits[: probe.max_images], labels[: probe.max_images])
@@ -233,6 +227,29 @@ def _measure_size(
         resized, canvas = _accuracies(probed, probe, data, size)
     reason = f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts"
     return MeasuredSize(size, map_shape[:2], verdict, seen_fraction, resized, canvas, reason)
+
+
+def rebuild(head: Head, trained: keras.Model, map_shape: tuple[int, int, int], native: Size) -> keras.Model:
+    """Builds a head for another map and copies the trained weights into it.
+
+    Args:
+        head: The head's configuration.
+        trained: The head that was trained.
+        map_shape: (H, W, C) of the other map.
+        native: Height and width of the map that `trained` was made for.
+
+    Raises:
+        ValueError: It cannot be built, or the weights do not fit.
+    """
+    import keras
+
+    rebuilt = head.build(map_shape, trained.output_shape[-1], trained_on=native)
+    rebuilt.set_weights(trained.get_weights())
+    for before, after in zip(trained.layers, rebuilt.layers, strict=True):
+        # 4×5 cells fit a kernel trained on 5×4 cells, each at another's place.
+        if isinstance(after, keras.layers.Flatten) and before.input.shape != after.input.shape:
+            raise ValueError(f"the weights belong to cells of {before.input.shape}, not of {after.input.shape}")
+    return rebuilt
 
 
 def _accuracies(model: keras.Model, probe: SizeProbe, data: Data, size: Size) -> tuple[float, float]:
@@ -250,7 +267,7 @@ def _accuracies(model: keras.Model, probe: SizeProbe, data: Data, size: Size) ->
         logits[1].append(logits_of(lay_on_canvas(images, size, places)).numpy())
     resized, canvas = (np.concatenate(batches) for batches in logits)
     if not (np.isfinite(resized).all() and np.isfinite(canvas).all()):
-        raise ContractBroken(f"the model answers {size_text(size)} px images with logits that are not finite")
+        raise ContractError(f"the model answers {size_text(size)} px images with logits that are not finite")
     truth = np.concatenate(all_labels)
     return accuracy(resized, truth), accuracy(canvas, truth)
 
@@ -280,18 +297,18 @@ def lay_on_canvas(images: np.ndarray, size: Size, places: np.random.Generator) -
 
 
 def check_plan(head: Head, planned: list[PlannedSize], measured: list[MeasuredSize]) -> None:
-    """Raises `ContractBroken` unless what was measured is what was planned."""
+    """Raises `ContractError` unless what was measured is what was planned."""
     for plan, measurement in zip(planned, measured, strict=True):
         same = (plan.size, plan.map_size, plan.verdict) == (measurement.size, measurement.map_size, measurement.verdict)
         if not same or not math.isclose(plan.seen_fraction, measurement.seen_fraction):
-            raise ContractBroken(
+            raise ContractError(
                 f"head={head.name} at {size_text(plan.size)} px: planned {plan.verdict.value} with "
                 f"{plan.seen_fraction:.4f} of the map seen ({plan.reason}), measured {measurement.verdict.value} with "
                 f"{measurement.seen_fraction:.4f} ({measurement.reason})"
             )
 
 
-def _seen_fraction(head: keras.Model, maps: np.ndarray) -> float:
+def seen_fraction_of(head: keras.Model, maps: np.ndarray) -> float:
     """Share of the cells of feature maps (N, H, W, C) whose gradient of any logit is not zero."""
     import tensorflow as tf
 

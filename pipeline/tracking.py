@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ def _create_local_store(output_path: Path) -> None:
         # Beside it, then renamed: a killed process never leaves half a database under the final name.
         beside = output_path / f"incomplete-{os.getpid()}-{STORE_FILE}"
         mlflow.MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
-        os.replace(beside, store)
+        beside.replace(store)
 
 
 def _experiment_id(name: str, tracking: Tracking, output_path: Path) -> str:
@@ -317,6 +317,20 @@ def study_runs(tracking: Tracking, output_path: Path, sweep: str) -> pd.DataFram
     )
 
 
+def size_histories(run_ids: Iterable[str]) -> dict[str, dict[str, dict[int, float]]]:
+    """Of each run, the metrics by image size: metric name to height in pixels to value."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    return {
+        run_id: {
+            key: {metric.step: metric.value for metric in client.get_metric_history(run_id, key)}
+            for key in ("size/resize/accuracy", "size/canvas/accuracy", "size/seen_fraction")
+        }
+        for run_id in run_ids
+    }
+
+
 def _params(config: Config, data: Data) -> dict[str, Any]:
     facts = data.facts
     return {
@@ -337,10 +351,11 @@ def _leaves(config: Config) -> list[tuple[str, Any]]:
 
     def walk(node: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in node.items():
+            name = prefix + str(key)
             if isinstance(value, DictConfig):
-                yield from walk(value, f"{prefix}{key}.")
+                yield from walk(value, f"{name}.")
             else:
-                yield f"{prefix}{key}", getattr(value, "value", value)
+                yield name, getattr(value, "value", value)
 
     return list(walk(OmegaConf.structured(config), ""))
 
@@ -372,7 +387,9 @@ def _size_figure(measured: list[MeasuredSize]) -> Figure:
     top.plot(refused, [0.0] * len(refused), "kx", label="refused", clip_on=False)
     cropped = [result.size[0] for result in measured if result.verdict.value == "crops"]
     for height in cropped:
-        top.axvspan(height - 0.5, height + 0.5, color="0.85", hatch="//", label="cropped" if height == cropped[0] else None)
+        top.axvspan(
+            height - 0.5, height + 0.5, color="0.85", hatch="//", label="cropped" if height == cropped[0] else None
+        )
     top.set(ylabel="test accuracy", ylim=(0, 1))
     top.legend()
     bottom.step(heights, [result.seen_fraction for result in measured], "k.-", where="mid")

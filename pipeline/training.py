@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -146,9 +146,7 @@ class Fit:
     images_per_second: float
 
 
-def fit(
-    model: keras.Model, data: Data, training: Training, on_epoch: Callable[[int, dict[str, float]], None]
-) -> Fit:
+def fit(model: keras.Model, data: Data, training: Training, on_epoch: Callable[[int, dict[str, float]], None]) -> Fit:
     """Compiles and fits `model`, and leaves it with the weights to keep.
 
     Args:

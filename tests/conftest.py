@@ -1,0 +1,56 @@
+"""What the tests share: composed configurations, and runs that several tests read back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from pipeline import config as schema
+from pipeline.config import Config
+
+ROOT = Path(__file__).parents[1]
+
+
+def composed(*overrides: str, command: str = "train") -> DictConfig:
+    """What Hydra composes for a command line."""
+    schema.register()
+    with initialize_config_dir(str(schema.CONFIG_DIR), version_base="1.3"):
+        return compose(command, overrides=list(overrides))
+
+
+def typed(*overrides: str) -> Config:
+    """The typed configuration for a command line."""
+    return schema.to_typed(composed(*overrides))
+
+
+def run_program(*arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m ARGUMENTS` as a user does, in a directory of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "140"}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a study on digits: three heads, one seed, two epochs, run as a user runs it."""
+    directory = tmp_path_factory.mktemp("tiny_study")
+    result = run_program("pipeline.train", "study=heads", "seed=0", "training.epochs=2", cwd=directory)
+    (directory / "stdout.txt").write_text(result.stdout)
+    assert result.returncode == 0, result.stderr
+    return directory
+
+
+@pytest.fixture
+def compose_typed() -> Callable[..., Config]:
+    return typed

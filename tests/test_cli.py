@@ -1,0 +1,134 @@
+"""The program as users run it: as a process of its own, with its exit codes and what it prints."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from tests.conftest import ROOT, run_program
+
+WRONG = [
+    ["head=global_avg_pool"],
+    ["head.keepdim=true"],
+    ["training.epochs=many"],
+    ["head=average_pool", "head.strides=[-1,1]"],
+    ["dataset.validation_fraction=1.5"],
+    ["training.batch_size=0"],
+    ["size_probe.sizes=[]"],
+    ["head=average_pool", "head.pool_size=[9,9]"],
+    ["dataset=tfds", "dataset.name=no_such_dataset"],
+    ["backbone.strides=[4,4,4,4]"],
+    ["dataset=tfds", "dataset.name=oxford_flowers102"],
+]
+
+
+@pytest.mark.parametrize("overrides", WRONG, ids=" ".join)
+def test_a_mistake_gets_one_message_and_exit_code_2(overrides: list[str], tmp_path: Path) -> None:
+    result = run_program("pipeline.train", *overrides, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr + result.stdout
+    (message,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert overrides[-1].split("=")[0] in message or "backbone=small_fcn" in message or "image_size" in message
+    assert not (tmp_path / "outputs" / "mlflow.db").exists()
+
+
+def test_the_study_ends_with_one_table_and_the_way_to_the_dashboard(tiny_study: Path) -> None:
+    lines = (tiny_study / "stdout.txt").read_text().splitlines()
+    rows = {line.split("│")[1].strip(): line for line in lines if line.startswith("│")}
+    for head, total, in_head, above in (
+        ("flatten_dense", "68,138", "2,570", "refuses"),
+        ("average_pool", "66,218", "650", "crops (10–12 px)"),
+        ("global_average_pool", "66,218", "650", "adapts"),
+    ):
+        cells = [cell.strip() for cell in rows[head].split("│")]
+        assert cells[2:3] + cells[4:6] == ["1", total, in_head]
+        assert above in rows[head]
+    assert sum(line.startswith("┏") for line in lines) == 1
+    assert f"sqlite:///{tiny_study}/outputs/mlflow.db" in "\n".join(lines)
+
+
+def test_the_command_line_wins_over_the_study(tiny_study: Path) -> None:
+    runs = MlflowClient(f"sqlite:///{tiny_study / 'outputs' / 'mlflow.db'}").search_runs(["1"])
+    assert {run.data.params["seed"] for run in runs} == {"0"}  # seed=0 instead of the study's 0,1,2
+
+
+def test_plan_prints_the_verdicts_and_writes_nothing(tmp_path: Path) -> None:
+    result = run_program("pipeline.plan", "head=average_pool", "dataset=fashion_mnist", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:6]] for line in result.stdout.splitlines() if line[0] == "│"]
+    rows = [row for row in rows if row[0]]  # not the second lines of long reasons
+    assert rows[-1][:4] == ["56×56", "14×14", "2×2", "refuses"]
+    assert ["35×35", "9×9", "1×1", "crops", "60%"] in rows  # 49 / 81
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_cfg_answer_without_tensorflow(tmp_path: Path) -> None:
+    for flags in (["--help"], ["--cfg", "job"]):
+        result = run_program("pipeline.train", *flags, cwd=tmp_path)
+        assert result.returncode == 0
+        assert "global_average_pool" in result.stdout
+    code = (
+        "import sys, pipeline.train, pipeline.plan; sys.exit(any(m in sys.modules for m in ('tensorflow', 'mlflow')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(("sent", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_a_run_marks_it_killed(sent: signal.Signals, exit_code: int, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.train", "training.epochs=1000"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "epoch 2/" in line:
+            break
+    process.send_signal(sent)
+    stopped = time.monotonic()
+    _, stderr = process.communicate(timeout=60)
+    assert time.monotonic() - stopped < 10
+    assert process.returncode == exit_code
+    assert "Traceback" not in stderr
+    (run,) = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}").search_runs(["1"])
+    assert run.info.status == "KILLED"
+
+
+def test_deterministic_runs_are_bit_identical(tmp_path: Path) -> None:
+    """Metrics and weights of two runs with one seed, each in a process of its own."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        result = run_program(
+            "pipeline.train", "training.deterministic=true", "training.epochs=3", "seed=7", cwd=tmp_path / name
+        )
+        assert result.returncode == 0, result.stderr
+    metrics, weights = [], []
+    for name in ("first", "second"):
+        uri = f"sqlite:///{tmp_path / name / 'outputs' / 'mlflow.db'}"
+        (run,) = MlflowClient(uri).search_runs(["1"])
+        metrics.append(
+            {
+                key: [
+                    (metric.step, metric.value) for metric in MlflowClient(uri).get_metric_history(run.info.run_id, key)
+                ]
+                for key in run.data.metrics
+                if key not in ("train/images_per_second", "cost/ms_per_image")
+            }
+        )
+        mlflow.set_tracking_uri(uri)
+        weights.append(mlflow.keras.load_model(f"models:/{run.outputs.model_outputs[0].model_id}").get_weights())
+    assert metrics[0] == metrics[1]
+    assert len(metrics[0]) >= 15
+    assert all(np.array_equal(first, second) for first, second in zip(*weights, strict=True))

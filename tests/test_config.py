@@ -1,0 +1,130 @@
+"""Every file under conf/ and experiments/ composes; what cannot work is refused with a way out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline import cli
+from pipeline.backbones import BACKBONES
+from pipeline.config import CONFIG_DIR, Config
+from pipeline.errors import UserError
+from pipeline.heads import HEADS
+from tests.conftest import ROOT, composed, typed
+
+OPTIONS = sorted(path for path in CONFIG_DIR.glob("*/*.yaml"))
+STUDIES = sorted((ROOT / "experiments" / "study").glob("*.yaml"))
+NEEDS = {"dataset/tfds": ["dataset.name=mnist"], "tracking/server": ["tracking.uri=http://127.0.0.1:5000"]}
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_option_composes_and_opens_with_its_command(path: Path) -> None:
+    group, option = path.parent.name, path.stem
+    config = typed(f"{group}={option}", *NEEDS.get(f"{group}/{option}", []))
+    assert dataclasses.is_dataclass(getattr(config, group))
+    assert path.read_text().startswith("# python -m pipeline.train ")
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_composes_with_each_of_its_choices(path: Path) -> None:
+    text = path.read_text()
+    for heading in ("Question", "Command", "Run time", "Expected"):
+        assert f"# {heading}" in text
+    study = yaml.safe_load(text)
+    for key, values in study["hydra"]["sweeper"]["params"].items():
+        for value in str(values).split(","):
+            assert typed(f"study={path.stem}", f"{key}={value}").study == path.stem
+
+
+@pytest.mark.parametrize("option", [*HEADS, *BACKBONES], ids=lambda option: option.name)
+def test_every_class_has_its_option(option: type) -> None:
+    group = "head" if option in HEADS else "backbone"
+    assert type(getattr(typed(f"{group}={option.name}"), group)) is option
+
+
+def test_yaml_defaults_are_the_classes_defaults() -> None:
+    """So that a reader of either one knows both."""
+    for group, options in (("head", HEADS), ("backbone", BACKBONES)):
+        for option in options:
+            assert getattr(typed(f"{group}={option.name}"), group) == option()
+    assert typed("training=default").training == Config.__dataclass_fields__["training"].default_factory()
+    assert typed().size_probe == Config.__dataclass_fields__["size_probe"].default_factory()
+    assert typed().tracking == Config.__dataclass_fields__["tracking"].default_factory()
+
+
+def test_digits_chooses_its_training_and_the_command_line_wins() -> None:
+    assert (typed().training.epochs, typed().training.batch_size) == (10, 32)
+    assert typed("dataset=fashion_mnist").training.epochs == 5
+    assert typed("training=default").training.epochs == 5
+    assert typed("training.epochs=7").training.epochs == 7
+
+
+def test_help_names_every_option_of_every_group() -> None:
+    template = yaml.safe_load((CONFIG_DIR / "train.yaml").read_text())["hydra"]["help"]["template"]
+    listing = {line.split()[0]: line for line in template.splitlines() if line.startswith("  ") and line.split()}
+    for path in [*OPTIONS, *STUDIES]:
+        assert f" {path.stem} " in f"{listing[path.parent.name]} ", path
+
+
+WRONG = [
+    # what is typed, what the message says
+    (["head=global_avg_pool"], "head=global_avg_pool: there is no such option. Use one of average_pool, flatten_dense, "
+     "global_average_pool. Did you mean global_average_pool?"),
+    (["study=haeds"], "study=haeds: there is no such option. Use one of heads"),
+    (["head.keepdim=true"], "head.keepdim=true: there is no such setting. Did you mean head.keepdims?"),
+    (["training.epoch=3"], "training.epoch=3: there is no such setting. Did you mean training.epochs?"),
+    (["sed=3"], "sed=3: there is no such setting. Did you mean seed?"),
+    (["+head.colour=red"], "head.colour=red: there is no such setting. head has name, hidden_units, dropout, keepdims"),
+    (["training.epochs=many"], "training.epochs=many: Value 'many' of type 'str' could not be converted to Integer"),
+    (["training.optimizer=adamw"], "training.optimizer=adamw: Invalid value 'adamw', expected one of [adam, sgd]"),
+    (["dataset.cache=ram"], "dataset.cache=ram: Invalid value 'ram', expected one of [memory, disk, none]"),
+    (["head=average_pool", "head.strides=[-1,1]"], "head.strides=[-1, 1]: must be null or two numbers of at least 1"),
+    (["head=average_pool", "head.pool_size=whole"], "head.pool_size=whole: must be 'full' or two numbers"),
+    (["head=average_pool", "head.padding=full"], "head.padding=full: must be valid or same"),
+    (["head.dropout=1.0"], "head.dropout=1.0: must lie in [0, 1). Use for example head.dropout=0.5."),
+    (["head.hidden_units=[0]"], "head.hidden_units=[0]: each width must be at least 1"),
+    (["head.name=gap"], "head.name=gap: is the name of the class, global_average_pool"),
+    (["dataset.validation_fraction=1.5"], "dataset.validation_fraction=1.5: must lie in [0, 1)"),
+    (["dataset.validation_fraction=0"], "training.keep_weights=best: needs validation images"),
+    (["dataset.image_size=[8]"], "dataset.image_size=[8]: must be null or [height, width]"),
+    (["dataset=tfds"], "dataset.name=???: has no value. Give one, as in dataset.name=VALUE."),
+    (["training.batch_size=0"], "training.batch_size=0: must be at least 1. Use for example training.batch_size=128."),
+    (["training.learning_rate=-1"], "training.learning_rate=-1.0: must be a number above 0"),
+    (["training.learning_rate=nan"], "training.learning_rate=nan: must be a number above 0"),
+    (["size_probe.sizes=[]"], "size_probe.sizes=[]: must be null or hold at least one height"),
+    (["size_probe.scales=[]"], "size_probe.scales=[]: needs at least one scale"),
+    (["size_probe.max_images=0"], "size_probe.max_images=0: must be at least 1"),
+    (["backbone.strides=[1,2]"], "backbone.strides=[1, 2]: needs one stride a layer, 4 as in backbone.filters"),
+    (["backbone.filters=[]"], "backbone.filters=[]: needs at least one layer"),
+    (["backbone=keras_application", "backbone.weights=nowhere.h5"], "backbone.weights=nowhere.h5: must be null or the "
+     "path of a weights file"),
+    (["tracking.uri=http://me:secret@host"], "tracking.uri=http://***@host: must not hold a user or a password"),
+    (["tracking=server"], "tracking.uri has no value: Environment variable 'MLFLOW_TRACKING_URI' not found. Set it, or "
+     "give tracking.uri=VALUE."),
+    (["seed=-1"], "seed=-1: must be at least 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_wrong_configurations_are_refused(overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises((UserError, HydraException, OmegaConfBaseException)) as caught:
+        typed(*overrides)
+    explained = cli.explain(caught.value)
+    assert message in explained
+    assert "secret" not in explained
+
+
+def test_the_typed_object_is_the_configuration() -> None:
+    config = typed("head=average_pool", "head.pool_size=[2,2]", "seed=5")
+    assert OmegaConf.structured(config).head.pool_size == [2, 2]
+    assert (config.seed, config.output_path.is_absolute()) == (5, True)
+    assert composed("seed=5").seed == 5

@@ -1,0 +1,180 @@
+"""Splits, order, caches and sizes of the data, and what is said where something is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import data as data_module
+from pipeline.data import Cache, Data, Dataset, DecodedSplit, resize
+from pipeline.errors import ConfigError, UserError
+
+
+def _load(tmp_path: Path, seed: int = 0, **settings: Any) -> Data:
+    return Dataset(name="digits", version="1.0.0", **settings).load(seed, tmp_path / "cache")
+
+
+def _epoch(data: Data, epochs: int = 1, batch_size: int = 32) -> list[np.ndarray]:
+    """Images of each epoch, as one array an epoch."""
+    batches = [images for images, _ in data.train(batch_size, epochs).as_numpy_iterator()]
+    steps = -(-len(data.train_indices) // batch_size)
+    return [np.concatenate(batches[start : start + steps]) for start in range(0, len(batches), steps)]
+
+
+def test_facts_come_from_the_dataset() -> None:
+    facts = Dataset(name="fashion_mnist").describe()
+    assert (facts.name, facts.image_shape, facts.classes) == ("fashion_mnist", (28, 28, 1), 10)
+    assert facts.class_names[9] == "Ankle boot"
+    resized = Dataset(name="cifar10", image_size=[48, 64]).describe()
+    assert (resized.image_shape, resized.classes, resized.version) == ((48, 64, 3), 10, "3.0.2")
+
+
+def test_validation_is_carved_out_of_train_by_the_seed(tmp_path: Path) -> None:
+    data = _load(tmp_path)
+    # round(1,437 · 0.1) = 144
+    assert (len(data.train_indices), len(data.validation_indices), len(data.test_split)) == (1293, 144, 360)
+    assert np.array_equal(np.sort(np.concatenate([data.train_indices, data.validation_indices])), np.arange(1437))
+    assert np.array_equal(_load(tmp_path).validation_indices, data.validation_indices)
+    assert not np.array_equal(_load(tmp_path, seed=1).validation_indices, data.validation_indices)
+
+
+def test_every_epoch_sees_every_training_image_once_in_another_order(tmp_path: Path) -> None:
+    data = _load(tmp_path)
+    first, second = _epoch(data, epochs=2)
+    assert isinstance(data.train_split, DecodedSplit)
+    expected = sorted(image.tobytes() for image in data.train_split.images[data.train_indices])
+    assert sorted(image.tobytes() for image in first) == expected
+    assert sorted(image.tobytes() for image in second) == expected
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("cache", list(Cache))
+def test_the_order_is_a_function_of_the_seed(tmp_path: Path, cache: Cache) -> None:
+    orders = [np.concatenate(_epoch(_load(tmp_path, seed, cache=cache), epochs=2)) for seed in (0, 0, 1)]
+    assert np.array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[0], orders[2])
+
+
+def test_all_caches_hold_the_same_images(tmp_path: Path) -> None:
+    memory, disk, none = (_load(tmp_path, cache=cache, image_size=[12, 10]) for cache in Cache)
+    for part in ("validation", "test"):
+        batches = [list(getattr(data, part)(50).as_numpy_iterator()) for data in (memory, disk, none)]
+        for expected, *others in zip(*batches, strict=True):
+            for images, labels in others:
+                assert images.shape[1:] == (12, 10, 1)
+                assert np.array_equal(images, expected[0])
+                assert np.array_equal(labels, expected[1])
+    assert np.array_equal(_epoch(memory)[0], _epoch(disk)[0])
+    # Streaming shuffles through a buffer, so its order is its own; its images are not.
+    streamed = sorted(image.tobytes() for image in _epoch(none)[0])
+    assert streamed == sorted(image.tobytes() for image in _epoch(memory)[0])
+
+
+def test_the_disk_cache_is_read_back_and_leaves_nothing_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_module._decode_once.cache_clear()
+    first = _load(tmp_path, cache=Cache.disk).test_split
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # train and test
+    data_module._decode_once.cache_clear()
+    monkeypatch.setattr(data_module, "_decode_into", lambda *_: pytest.fail("decoded again"))
+    second = _load(tmp_path, cache=Cache.disk).test_split
+    assert isinstance(first, DecodedSplit)
+    assert isinstance(second, DecodedSplit)
+    assert isinstance(second.images, np.memmap)
+    assert np.array_equal(first.images, second.images)
+    data_module._decode_once.cache_clear()
+
+
+def test_pipelines_run_without_the_autotuner(tmp_path: Path) -> None:
+    """It would round every pass up to 10·(2ⁿ - 1) ms."""
+    for cache in Cache:
+        data = _load(tmp_path, cache=cache)
+        for pipeline in (data.train(32, 1), data.validation(32), data.test(32)):
+            assert pipeline.options().autotune.enabled is False
+
+
+def test_resizing_averages_and_rounds() -> None:
+    checkerboard = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (2, 2))[np.newaxis, ..., np.newaxis]
+    assert resize(checkerboard, (4, 4)).numpy().tolist() == checkerboard.tolist()
+    flat = np.full((1, 6, 6, 1), 77, np.uint8)
+    for size in ((3, 3), (12, 9)):
+        resized = resize(flat, size).numpy()
+        assert resized.dtype == np.uint8
+        assert resized.shape == (1, *size, 1)
+        assert np.all(resized == 77)
+
+
+def test_limit_takes_the_first_test_images(tmp_path: Path) -> None:
+    data = _load(tmp_path)
+    whole = np.concatenate([labels for _, labels in data.test(100).as_numpy_iterator()])
+    part = np.concatenate([labels for _, labels in data.test(100, limit=150).as_numpy_iterator()])
+    assert np.array_equal(part, whole[:150])
+
+
+def test_images_that_vary_in_size_need_a_size() -> None:
+    with pytest.raises(ConfigError, match="dataset.image_size=None: is needed: the images of oxford_flowers102 vary"):
+        Dataset(name="oxford_flowers102").describe()
+    assert Dataset(name="oxford_flowers102", image_size=[64, 64]).describe().image_shape == (64, 64, 3)
+
+
+def test_other_wrong_datasets_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"dataset.name=fashion_mnits: .*Did you mean fashion_mnist\?"):
+        Dataset(name="fashion_mnits").describe()
+    with pytest.raises(ConfigError, match="dataset=mnist:9.9.9: TFDS cannot open it"):
+        Dataset(name="mnist", version="9.9.9").describe()
+    with pytest.raises(ConfigError, match="is not an image-classification dataset"):
+        Dataset(name="imdb_reviews").describe()
+
+
+def test_a_missing_dataset_names_the_directories_and_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import requests
+
+    def no_network(*_: object, **__: object) -> None:
+        raise requests.exceptions.ConnectionError("no route to host")
+
+    monkeypatch.setattr(requests.Session, "get", no_network)
+    with pytest.raises(UserError) as caught:
+        Dataset(name="mnist", data_dir=str(tmp_path / "tfds")).load(0, tmp_path)
+    message = str(caught.value)
+    assert f"data_dir {tmp_path / 'tfds'}: ConnectionError: no route to host" in message
+    assert str(tmp_path / "tfds" / "downloads" / "manual") in message
+    assert "dataset=digits" in message
+
+
+def test_splits_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dataset.test_split=tset: digits has no such split. Use one of train, test"):
+        _load(tmp_path, test_split="tset")
+    with pytest.raises(ConfigError, match="shares images with dataset.train_split=train"):
+        _load(tmp_path, test_split="train[90%:]")
+    with pytest.raises(ConfigError, match="holds no image"):
+        _load(tmp_path, test_split="test[:0]")
+    parts = _load(tmp_path, train_split="train[:80%]", test_split="train[80%:]")
+    assert len(parts.test_split) == 1437 - round(1437 * 0.8)
+
+
+def test_images_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dataset.cache=memory: train of digits takes 1437.0 GB"):
+        _load(tmp_path, image_size=[1_000_000, 1_000])  # 1,437 images of 1 GB
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    builder_dir = tmp_path / "tfds" / "digits" / "1.0.0"
+    Dataset(name="digits", data_dir=str(tmp_path / "tfds")).load(0, tmp_path / "cache")
+    data_module._decode_once.cache_clear()
+    (file,) = builder_dir.glob("digits-test.tfrecord*")
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(UserError, match=r"digits.*damaged.*Delete"):
+        Dataset(name="digits", data_dir=str(tmp_path / "tfds")).load(0, tmp_path / "cache")
+
+
+def test_digest_tells_splits_apart(tmp_path: Path) -> None:
+    data = _load(tmp_path)
+    assert data.train_split.digest != data.test_split.digest
+    assert data.train_split.digest == _load(tmp_path, cache=Cache.none).train_split.digest
+    assert len(data.train_split.digest) == 32

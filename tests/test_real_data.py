@@ -1,0 +1,74 @@
+"""Fashion-MNIST for real: all 70,000 images, prepared by TFDS from the original archives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.backbones import SmallFcn
+from pipeline.data import Dataset
+from pipeline.evaluation import predict
+from pipeline.heads import AveragePool, GlobalAveragePool
+from pipeline.model import build_model
+from tests.conftest import run_program
+
+pytestmark = [pytest.mark.real_data, pytest.mark.timeout(1800)]
+
+BACKBONE = 65_568
+"""Parameters of small_fcn on one channel; tests/test_backbones.py has the arithmetic."""
+
+
+def test_a_study_on_all_images(tmp_path: Path) -> None:
+    """One seed, one epoch: every head is far above chance, and every number but accuracy is exact."""
+    result = run_program(
+        "pipeline.train",
+        "study=heads",
+        "dataset=fashion_mnist",
+        "seed=0",
+        "training.epochs=1",
+        "size_probe.max_images=1000",
+        cwd=tmp_path,
+        timeout=1500,
+    )
+    assert result.returncode == 0, result.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    runs = {run.data.params["head"]: run for run in client.search_runs(["1"])}
+    in_head = {"flatten_dense": 7 * 7 * 64 * 10 + 10, "average_pool": 64 * 10 + 10, "global_average_pool": 64 * 10 + 10}
+    assert set(runs) == set(in_head)
+    for head, run in runs.items():
+        metrics, params = run.data.metrics, run.data.params
+        assert metrics["params/head"] == in_head[head]
+        assert metrics["params/total"] == BACKBONE + in_head[head] < 100_000
+        # 60,000 for training, a tenth of them held out.
+        assert (params["train_examples"], params["validation_examples"], params["test_examples"]) == (
+            "54000",
+            "6000",
+            "10000",
+        )
+        assert metrics["test/accuracy"] > 0.75
+        verdicts = [run.data.tags[f"size.{px:03d}px"] for px in (14, 21, 24, 28, 35, 42, 49, 56)]
+        assert (
+            verdicts
+            == {
+                "flatten_dense": ["refuses"] * 3 + ["native"] + ["refuses"] * 4,
+                "average_pool": ["refuses"] * 3 + ["native"] + ["crops"] * 3 + ["refuses"],
+                "global_average_pool": ["adapts"] * 3 + ["native"] + ["adapts"] * 4,
+            }[head]
+        )
+
+
+def test_equal_weights_give_equal_logits_on_the_whole_test_split(tmp_path: Path) -> None:
+    """At the training size, a full-window AveragePooling2D and GlobalAveragePooling2D are one function."""
+    data = Dataset(name="fashion_mnist").load(0, tmp_path)
+    average, globally = (
+        build_model(SmallFcn(), head, data.facts.image_shape, data.facts.classes, seed=0)
+        for head in (AveragePool(), GlobalAveragePool())
+    )
+    globally.set_weights(average.get_weights())
+    difference = np.abs(predict(average, data.test(256))[0] - predict(globally, data.test(256))[0])
+    print(f"max |Δ logit| over {len(difference)} test images: {difference.max():.2e}")
+    assert difference.shape == (10_000, 10)
+    assert difference.max() < 1e-5

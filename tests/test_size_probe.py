@@ -1,0 +1,149 @@
+"""The probe: its sizes and images, its plan against the rules, and plan against measurement."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from pipeline.backbones import SmallFcn
+from pipeline.data import Data, Dataset, DatasetFacts
+from pipeline.evaluation import accuracy, predict
+from pipeline.heads import AveragePool, FlattenDense, GlobalAveragePool, Head, Verdict
+from pipeline.model import build_model
+from pipeline.size_probe import (
+    ContractError,
+    MeasuredSize,
+    SizeProbe,
+    check_plan,
+    lay_on_canvas,
+    measure_sizes,
+    plan_sizes,
+)
+
+FASHION = DatasetFacts("fashion_mnist", "3.0.1", (28, 28, 1), tuple("0123456789"))
+EIGHT_SIZES = SizeProbe(sizes=[12, 20, 26, 28, 32, 40, 52, 56])
+"""Feature maps with strides 2 and 2: 3, 5, 7, 7, 8, 10, 13, 14 cells a side."""
+
+
+def test_sizes_follow_scales_or_heights_and_hold_the_native_one() -> None:
+    assert SizeProbe(scales=[0.5, 2.0]).image_sizes((28, 28)) == [(14, 14), (28, 28), (56, 56)]
+    assert SizeProbe(sizes=[48, 16]).image_sizes((32, 64)) == [(16, 32), (32, 64), (48, 96)]
+
+
+def test_canvas_keeps_the_scale_and_every_pixel() -> None:
+    images = np.random.default_rng(0).integers(1, 256, (50, 4, 6, 3), np.uint8)
+    laid = lay_on_canvas(images, (7, 8), np.random.default_rng(1))
+    assert laid.shape == (50, 7, 8, 3)
+    places = set()
+    for image, canvas in zip(images, laid, strict=True):
+        rows, columns = np.nonzero(canvas.any(axis=2))
+        top, left = rows.min(), columns.min()
+        assert np.array_equal(canvas[top : top + 4, left : left + 6], image)
+        assert np.count_nonzero(canvas) == image.size  # black everywhere else
+        places.add((int(top), int(left)))
+    assert places <= {(top, left) for top in range(4) for left in range(3)}  # 7 - 4 + 1 and 8 - 6 + 1 of them
+    assert len(places) > 6
+
+
+def test_a_smaller_canvas_cuts_out_the_centre() -> None:
+    image = np.arange(36, dtype=np.uint8).reshape(1, 6, 6, 1)
+    laid = lay_on_canvas(image, (2, 4), np.random.default_rng(0))
+    assert laid[0, :, :, 0].tolist() == [[13, 14, 15, 16], [19, 20, 21, 22]]  # rows 2, 3 and columns 1 to 4
+
+
+def test_canvases_depend_on_the_seed_alone() -> None:
+    images = np.full((20, 4, 4, 1), 255, np.uint8)
+    first, same, other = (lay_on_canvas(images, (9, 9), np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("head", "verdicts"),
+    [
+        (FlattenDense(), ["refuses", "refuses", "native", "native", "refuses", "refuses", "refuses", "refuses"]),
+        (AveragePool(), ["refuses", "refuses", "native", "native", "crops", "crops", "crops", "refuses"]),
+        (GlobalAveragePool(), ["adapts", "adapts", "native", "native", "adapts", "adapts", "adapts", "adapts"]),
+    ],
+    ids=["flatten_dense", "average_pool", "global_average_pool"],
+)
+def test_plan_follows_the_rules(head: Head, verdicts: list[str]) -> None:
+    plan = plan_sizes(SmallFcn(), head, EIGHT_SIZES, FASHION)
+    assert [size.map_size[0] for size in plan if size.map_size] == [3, 5, 7, 7, 8, 10, 13, 14]
+    assert [size.verdict.value for size in plan] == verdicts
+    window_or_map = [49 / 64, 49 / 100, 49 / 169]
+    assert [size.seen_fraction for size in plan if size.verdict is Verdict.CROPS] == pytest.approx(
+        window_or_map if isinstance(head, AveragePool) else []
+    )
+    native = plan[3]
+    assert native.parameters == 65_568 + (7 * 7 * 64 * 10 + 10 if isinstance(head, FlattenDense) else 64 * 10 + 10)
+
+
+def test_an_image_too_small_for_the_strides_is_a_refusal_not_an_error() -> None:
+    (tiny, _) = plan_sizes(SmallFcn(), GlobalAveragePool(), SizeProbe(sizes=[3]), FASHION)
+    assert (tiny.verdict, tiny.map_size) == (Verdict.REFUSES, None)
+    assert "at least 4×4 px" in tiny.reason
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """The digits, enlarged to 16×16 px so that the feature map has 4×4 cells."""
+    return Dataset(name="digits", version="1.0.0", image_size=[16, 16]).load(0, tmp_path_factory.mktemp("cache"))
+
+
+def _model(head: Head) -> keras.Model:
+    return build_model(SmallFcn(), head, (16, 16, 1), 10, seed=0)
+
+
+@pytest.mark.parametrize("head", [FlattenDense(), AveragePool(), GlobalAveragePool()], ids=lambda head: head.name)
+def test_measurement_agrees_with_the_plan(digits: Data, head: Head) -> None:
+    probe = SizeProbe(sizes=[3, 8, 14, 16, 20, 28, 32], max_images=100)
+    model = _model(head)
+    logits, labels = predict(model, digits.test(100))
+    measured = measure_sizes(model, SmallFcn(), head, probe, digits, logits)
+    planned = plan_sizes(SmallFcn(), head, probe, digits.facts)
+    check_plan(head, planned, measured)
+    by_height = {result.size[0]: result for result in measured}
+    assert by_height[16].resize_accuracy == by_height[16].canvas_accuracy == accuracy(logits[:100], labels[:100])
+    for result in measured:
+        refused = result.verdict is Verdict.REFUSES
+        assert math.isnan(result.resize_accuracy) == math.isnan(result.canvas_accuracy) == refused
+        assert (result.seen_fraction == 0) == refused
+
+
+def test_a_disagreement_fails_loudly(digits: Data) -> None:
+    head, probe = AveragePool(), SizeProbe(sizes=[20], max_images=50)
+    model = _model(head)
+    logits, _ = predict(model, digits.test(100))
+    measured = measure_sizes(model, SmallFcn(), head, probe, digits, logits)
+    planned = plan_sizes(SmallFcn(), head, probe, digits.facts)
+    check_plan(head, planned, measured)
+
+    def with_other(**change: object) -> list[MeasuredSize]:
+        return [measured[0], dataclasses.replace(measured[1], **change)]  # type: ignore[arg-type]
+
+    with pytest.raises(ContractError, match="planned crops with 0.6400.*measured refuses"):
+        check_plan(head, planned, with_other(verdict=Verdict.REFUSES))
+    with pytest.raises(ContractError, match=r"measured crops with 0.5"):
+        check_plan(head, planned, with_other(seen_fraction=0.5))
+
+
+def test_a_bug_is_not_taken_for_a_refusal(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = GlobalAveragePool()
+    model = _model(head)
+    monkeypatch.setattr(GlobalAveragePool, "build", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measure_sizes(model, SmallFcn(), head, SizeProbe(sizes=[20]), digits, np.zeros((360, 10)))
+
+
+def test_equal_weights_give_equal_logits_on_the_whole_test_split(digits: Data) -> None:
+    """At the training size, a full-window AveragePooling2D and GlobalAveragePooling2D are one function."""
+    average, globally = _model(AveragePool()), _model(GlobalAveragePool())
+    globally.set_weights(average.get_weights())
+    difference = predict(average, digits.test(64))[0] - predict(globally, digits.test(64))[0]
+    assert difference.shape == (360, 10)
+    assert np.abs(difference).max() < 1e-5

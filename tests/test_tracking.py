@@ -1,0 +1,242 @@
+"""What a run leaves behind, read back from the MLflow store."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline.errors import UserError
+from pipeline.tracking import Tracking, open_store
+from tests.conftest import ROOT, run_program
+
+BACKBONE = 65_568
+"""Parameters of small_fcn on one channel; tests/test_backbones.py has the arithmetic."""
+
+
+@pytest.fixture(scope="module")
+def client(tiny_study: Path) -> MlflowClient:
+    uri = f"sqlite:///{tiny_study / 'outputs' / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    return MlflowClient(uri)
+
+
+@pytest.fixture(scope="module")
+def runs(client: MlflowClient) -> dict[str, Run]:
+    """The three runs of the study by head."""
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    assert len(found) == 3
+    return {run.data.params["head"]: run for run in found}
+
+
+def _history(client: MlflowClient, run: Run, key: str) -> dict[int, float]:
+    return {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, key)}
+
+
+def _artifact(client: MlflowClient, run: Run, name: str) -> Path:
+    return Path(client.download_artifacts(run.info.run_id, name))
+
+
+def test_runs_are_flat_finished_and_tagged(runs: dict[str, Run]) -> None:
+    assert set(runs) == {"flatten_dense", "average_pool", "global_average_pool"}
+    for head, run in runs.items():
+        assert run.info.status == "FINISHED"
+        assert "mlflow.parentRunId" not in run.data.tags
+        assert (run.data.tags["study"], run.data.tags["head"], run.data.tags["dataset"]) == ("heads", head, "digits")
+        assert len(run.data.tags["run_key"]) == 32
+    assert len({run.data.tags["sweep"] for run in runs.values()}) == 1
+    assert len({run.data.tags["run_key"] for run in runs.values()}) == 3
+    assert len({run.data.tags["mlflow.runColor"] for run in runs.values()}) == 3
+
+
+def test_every_leaf_of_the_configuration_is_a_param(client: MlflowClient, runs: dict[str, Run]) -> None:
+    run = runs["average_pool"]
+    params = run.data.params
+    expected = {
+        "head.name": "average_pool",
+        "head.pool_size": "full",
+        "head.strides": "None",
+        "training.epochs": "2",
+        "training.optimizer": "adam",
+        "dataset.version": "1.0.0",
+        "backbone.filters": "[32, 32, 64, 64]",
+        "size_probe.sizes": "None",
+        "tracking.log_model": "True",
+        "seed": "0",
+        "study": "heads",
+        "dataset": "digits",
+        "head": "average_pool",
+        "image_size": "8×8",
+        "train_examples": "1293",
+        "validation_examples": "144",
+        "test_examples": "360",
+    }
+    assert {key: params.get(key) for key in expected} == expected
+    config = yaml.safe_load(_artifact(client, run, "config.yaml").read_text())
+    assert (config["head"]["name"], config["training"]["epochs"], config["seed"]) == ("average_pool", 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("head", "in_head"),
+    # 8×8 px and strides 2 and 2 make a 2×2 map of 64 channels.
+    [("flatten_dense", 2 * 2 * 64 * 10 + 10), ("average_pool", 64 * 10 + 10), ("global_average_pool", 64 * 10 + 10)],
+)
+def test_parameter_counts_equal_the_arithmetic(runs: dict[str, Run], head: str, in_head: int) -> None:
+    metrics = runs[head].data.metrics
+    assert metrics["params/head"] == in_head
+    assert metrics["params/backbone"] == BACKBONE
+    assert metrics["params/total"] == BACKBONE + in_head
+
+
+def test_flops_are_those_of_the_convolutions_and_the_dense_layer(runs: dict[str, Run]) -> None:
+    # 2 · output cells · 9 · channels in · channels out, for maps of 8×8, 4×4, 4×4, 2×2, and the Dense layer.
+    convolutions = 2 * 9 * (64 * 1 * 32 + 16 * 32 * 32 + 16 * 32 * 64 + 4 * 64 * 64)
+    for head, dense in (("flatten_dense", 2 * 256 * 10), ("global_average_pool", 2 * 64 * 10)):
+        flops = runs[head].data.metrics["cost/flops"]
+        # Scaling, batch norm, ReLU and pooling come on top: a few operations a cell.
+        assert convolutions + dense < flops < 1.02 * (convolutions + dense)
+        assert runs[head].data.metrics["cost/ms_per_image"] > 0
+
+
+def test_learning_curves_have_epochs_as_steps(client: MlflowClient, runs: dict[str, Run]) -> None:
+    for run in runs.values():
+        for key in ("train/accuracy", "train/loss", "val/accuracy", "val/loss"):
+            assert set(_history(client, run, key)) == {1, 2}
+        kept = int(run.data.metrics["train/kept_epoch"])
+        validation = _history(client, run, "val/accuracy")
+        assert validation[kept] == max(validation.values())
+        assert run.data.metrics["train/images_per_second"] > 0
+
+
+VERDICTS = {
+    # 8 px and strides 2 and 2: maps of 1, 2, 2, 2, 3, 3, 4, 4 cells a side
+    "flatten_dense": ["refuses", "native", "native", "native", "refuses", "refuses", "refuses", "refuses"],
+    "average_pool": ["refuses", "native", "native", "native", "crops", "crops", "refuses", "refuses"],
+    "global_average_pool": ["adapts", "native", "native", "native", "adapts", "adapts", "adapts", "adapts"],
+}
+
+
+@pytest.mark.parametrize("head", VERDICTS)
+def test_size_behaviour_has_pixels_as_steps_and_nan_where_refused(
+    client: MlflowClient, runs: dict[str, Run], head: str
+) -> None:
+    run, sizes = runs[head], [4, 6, 7, 8, 10, 12, 14, 16]
+    assert _history(client, run, "size/px") == {px: px for px in sizes}
+    refused = [verdict == "refuses" for verdict in VERDICTS[head]]
+    for mode in ("resize", "canvas"):
+        accuracy = _history(client, run, f"size/{mode}/accuracy")
+        assert [math.isnan(accuracy[px]) for px in sizes] == refused
+        assert accuracy[8] == run.data.metrics["test/accuracy"]
+    seen = {"refuses": 0.0, "crops": 4 / 9, "native": 1.0, "adapts": 1.0}  # window 2×2, map 3×3
+    fractions = _history(client, run, "size/seen_fraction")
+    assert [fractions[px] for px in sizes] == pytest.approx([seen[verdict] for verdict in VERDICTS[head]])
+    assert [run.data.tags[f"size.{px:03d}px"] for px in sizes] == VERDICTS[head]
+
+    table = json.loads(_artifact(client, run, "size_behavior.json").read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [(row["height_px"], row["verdict"]) for row in rows] == list(zip(sizes, VERDICTS[head], strict=True))
+    assert all((row["resize_accuracy"] is None) == (row["verdict"] == "refuses") for row in rows)
+    assert _artifact(client, run, "size_behavior.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_predictions_give_back_the_test_accuracy(client: MlflowClient, runs: dict[str, Run]) -> None:
+    for run in runs.values():
+        table = pd.read_parquet(_artifact(client, run, "predictions.parquet"))
+        assert list(table.columns) == ["example_id", "label", *(f"logit_{label}" for label in range(10))]
+        assert table["example_id"].tolist() == list(range(360))
+        logits = table.filter(like="logit_").to_numpy()
+        assert np.mean(logits.argmax(axis=1) == table["label"]) == run.data.metrics["test/accuracy"]
+
+
+def test_datasets_carry_version_split_and_digest(runs: dict[str, Run]) -> None:
+    first, *others = ([entry.dataset for entry in run.inputs.dataset_inputs] for run in runs.values())
+    assert {dataset.name for dataset in first} == {"digits 1.0.0 train", "digits 1.0.0 test"}
+    assert {len(dataset.digest) for dataset in first} == {32}
+    for other in others:
+        assert {dataset.digest for dataset in other} == {dataset.digest for dataset in first}
+
+
+def test_models_take_raw_pixels_at_the_sizes_of_their_signature(client: MlflowClient, runs: dict[str, Run]) -> None:
+    def load(head: str) -> mlflow.pyfunc.PyFuncModel:
+        (output,) = runs[head].outputs.model_outputs
+        return mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+
+    free, fixed = load("global_average_pool"), load("flatten_dense")
+    assert free.metadata.signature.inputs.inputs[0].shape == (-1, -1, -1, 1)
+    assert fixed.metadata.signature.inputs.inputs[0].shape == (-1, 8, 8, 1)
+    for side in (8, 13):
+        assert np.asarray(free.predict(np.zeros((3, side, side, 1), np.uint8))).shape == (3, 10)
+    assert np.asarray(fixed.predict(np.zeros((3, 8, 8, 1), np.uint8))).shape == (3, 10)
+    with pytest.raises(mlflow.MlflowException, match="Shape of input"):
+        fixed.predict(np.zeros((3, 13, 13, 1), np.uint8))
+
+
+def test_a_served_model_predicts_what_was_recorded(client: MlflowClient, runs: dict[str, Run], tmp_path: Path) -> None:
+    from pipeline.data import Dataset
+
+    run = runs["global_average_pool"]
+    (output,) = run.outputs.model_outputs
+    model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    images, _ = next(Dataset(name="digits").load(0, tmp_path).test(360).as_numpy_iterator())
+    recorded = pd.read_parquet(_artifact(client, run, "predictions.parquet")).filter(like="logit_").to_numpy()
+    assert np.abs(np.asarray(model.predict(images)) - recorded).max() < 1e-4
+
+
+def test_a_failing_run_is_failed_and_says_why(tmp_path: Path) -> None:
+    result = run_program(
+        "pipeline.train", "training.optimizer=sgd", "training.learning_rate=1e30", "training.epochs=1", cwd=tmp_path
+    )
+    assert result.returncode == 2
+    assert "no longer a finite number" in result.stderr
+    (run,) = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}").search_runs(["1"])
+    assert run.info.status == "FAILED"
+    assert "no longer a finite number" in run.data.tags["failure"]
+
+
+def test_first_users_of_a_store_do_not_break_it(tmp_path: Path) -> None:
+    """Six processes at once, each creating the store, the experiment and a run."""
+    script = (
+        "import sys, mlflow; from pathlib import Path; from pipeline import tracking\n"
+        "settings, path = tracking.Tracking(), Path(sys.argv[1])\n"
+        "tracking.open_store(settings, path)\n"
+        "experiment = tracking._experiment_id('shared', settings, path)\n"
+        "with mlflow.start_run(experiment_id=experiment): mlflow.log_metric('value', float(sys.argv[2]))\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path), str(number)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        for number in range(6)
+    ]
+    failures = [stderr for process in processes if (stderr := process.communicate()[1]) and process.returncode]
+    assert failures == []
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("shared")
+    assert experiment is not None
+    assert experiment.artifact_location == (tmp_path / "artifacts" / "shared").as_uri()
+    values = [run.data.metrics["value"] for run in client.search_runs([experiment.experiment_id])]
+    assert sorted(values) == [0, 1, 2, 3, 4, 5]
+    assert not list(tmp_path.glob("incomplete-*"))
+
+
+def test_a_dead_server_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tracking.uri=http://127.0.0.1:9: the MLflow store does not answer"):
+        open_store(Tracking(uri="http://127.0.0.1:9"), tmp_path)
+
+
+def test_a_directory_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("a file where the directory should be")
+    with pytest.raises(UserError, match="output_dir that can be written to"):
+        open_store(Tracking(), tmp_path / "outputs")

@@ -1,0 +1,117 @@
+"""Fitting: schedule, kept weights, progress, precision, and what happens when the loss explodes."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from pipeline.backbones import SmallFcn
+from pipeline.data import Data, Dataset
+from pipeline.errors import UserError
+from pipeline.evaluation import accuracy, cross_entropy, predict
+from pipeline.heads import GlobalAveragePool
+from pipeline.model import build_model
+from pipeline.training import KeepWeights, Optimizer, Precision, Schedule, Strategy, Training, fit
+
+BACKBONE = SmallFcn(filters=[8, 8], strides=[1, 2])
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return Dataset(name="digits", version="1.0.0").load(0, tmp_path_factory.mktemp("cache"))
+
+
+def _model() -> keras.Model:
+    return build_model(BACKBONE, GlobalAveragePool(), (8, 8, 1), 10, seed=0)
+
+
+def test_cosine_goes_from_the_full_rate_to_zero() -> None:
+    rate = Training(learning_rate=0.1).build_optimizer(steps=100)._learning_rate
+    # 0.1 · (1 + cos(π · step / 100)) / 2
+    assert [float(rate(step)) for step in (0, 50, 100)] == pytest.approx([0.1, 0.05, 0.0], abs=1e-8)
+
+
+def test_optimizers_take_their_knobs() -> None:
+    sgd = Training(optimizer=Optimizer.sgd, momentum=0.8, schedule=Schedule.constant).build_optimizer(steps=1)
+    assert (type(sgd).__name__, sgd.momentum, sgd.nesterov, float(sgd.learning_rate)) == (
+        "SGD",
+        0.8,
+        True,
+        pytest.approx(3e-3),
+    )
+    assert type(Training().build_optimizer(steps=1)).__name__ == "Adam"
+
+
+def test_best_weights_are_those_of_the_best_validation_epoch(digits: Data) -> None:
+    seen: list[tuple[int, dict[str, float]]] = []
+    model = _model()
+    training = Training(epochs=4, batch_size=64, learning_rate=0.05, schedule=Schedule.constant)
+    result = fit(model, digits, training, lambda epoch, logs: seen.append((epoch, dict(logs))))
+
+    assert [epoch for epoch, _ in seen] == [0, 1, 2, 3]
+    assert all(set(logs) == {"accuracy", "loss", "val_accuracy", "val_loss"} for _, logs in seen)
+    validation = [logs["val_accuracy"] for _, logs in seen]
+    assert result.best_epoch == int(np.argmax(validation))
+    assert result.validation_accuracy == max(validation)
+    logits, labels = predict(model, digits.validation(50))
+    assert accuracy(logits, labels) == pytest.approx(max(validation))
+    assert cross_entropy(logits, labels) == pytest.approx(seen[result.best_epoch][1]["val_loss"], rel=1e-4)
+    assert int(model.optimizer.iterations) == 4 * math.ceil(1293 / 64)
+
+
+def test_last_weights_need_no_validation(tmp_path: Path) -> None:
+    data = Dataset(name="digits", version="1.0.0", validation_fraction=0.0).load(0, tmp_path)
+    seen: list[dict[str, float]] = []
+    training = Training(epochs=2, batch_size=128, keep_weights=KeepWeights.last)
+    result = fit(_model(), data, training, lambda _, logs: seen.append(dict(logs)))
+    assert result.best_epoch == 1
+    assert math.isnan(result.validation_accuracy)
+    assert [set(logs) for logs in seen] == [{"accuracy", "loss"}] * 2
+
+
+def test_progress_tells_rate_and_time_left(digits: Data, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="pipeline"):
+        result = fit(_model(), digits, Training(epochs=2, batch_size=128), lambda *_: None)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("  epoch 1/2  accuracy: train 0.")
+    assert "images/s" in first
+    assert second.endswith("0 s left")
+    assert result.images_per_second > 0
+
+
+def test_an_exploding_loss_is_the_users_to_mend(digits: Data) -> None:
+    training = Training(
+        epochs=3, batch_size=128, learning_rate=1e30, optimizer=Optimizer.sgd, schedule=Schedule.constant
+    )
+    with pytest.raises(UserError, match="no longer a finite number in epoch 1. Use a smaller training.learning_rate"):
+        fit(_model(), digits, training, lambda *_: None)
+
+
+def test_mixed_precision_keeps_logits_in_float32(digits: Data) -> None:
+    training = Training(epochs=1, batch_size=128, precision=Precision.mixed_bfloat16)
+    try:
+        training.prepare_devices()
+        model = _model()
+        assert model.get_layer("backbone").layers[2].compute_dtype == "bfloat16"
+        assert model.output.dtype == "float32"
+        fit(model, digits, training, lambda *_: None)
+    finally:
+        Training().prepare_devices()
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_mirrored_strategy_on_one_device_trains_the_same(digits: Data) -> None:
+    def weights(strategy: Strategy) -> list[np.ndarray]:
+        training = Training(epochs=2, batch_size=128, strategy=strategy, keep_weights=KeepWeights.last)
+        with training.prepare_devices().scope():
+            model = _model()
+            fit(model, digits, training, lambda *_: None)
+        return model.get_weights()
+
+    for mirrored, plain in zip(weights(Strategy.mirrored), weights(Strategy.none), strict=True):
+        assert np.allclose(mirrored, plain, atol=1e-3)
