@@ -26,7 +26,7 @@ dashboard: .venv/.runtime
 	@test -f outputs/mlflow.db || { echo "There are no results yet: run make heads first." >&2; exit 1; }
 	@echo "Open http://127.0.0.1:$(PORT) and stop with Ctrl-C."
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
-		--backend-store-uri sqlite:///$(CURDIR)/outputs/mlflow.db
+		--backend-store-uri "sqlite:///$(CURDIR)/outputs/mlflow.db"
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

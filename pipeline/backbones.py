@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
-from pipeline.errors import ConfigError, UserError, require, require_at_least
+from pipeline.errors import ConfigError, UserError, require, require_at_least, require_own_name
 from pipeline.heads import Size, size_text
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class Backbone(ABC):
     """
 
     name: str = MISSING
+
+    def __post_init__(self) -> None:
+        require_own_name(self, "backbone")
 
     @abstractmethod
     def features(self, images: KerasTensor) -> KerasTensor:
@@ -106,6 +109,7 @@ class SmallFcn(Backbone):
     strides: list[int] = field(default_factory=lambda: [1, 2, 1, 2])
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_layers("backbone.filters", self.filters)
         _check_layers("backbone.strides", self.strides)
         require(
@@ -148,6 +152,7 @@ class ResNet(Backbone):
     blocks: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_layers("backbone.filters", self.filters)
         require_at_least(1, "backbone.blocks", self.blocks, 1)
 
@@ -189,6 +194,7 @@ class KerasApplication(Backbone):
     weights: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.weights is None or Path(self.weights).is_file(),
             "backbone.weights",

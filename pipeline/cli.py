@@ -43,14 +43,24 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             os.environ["HYDRA_FULL_ERROR"] = "1"
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
             schema.register()
-            start = hydra.main(version_base="1.3", config_path=str(schema.CONFIG_DIR), config_name=name)(task)
+            composed = False
+
+            @functools.wraps(task)
+            def composed_task(config: DictConfig) -> Any:
+                nonlocal composed
+                composed = True
+                return task(config)
+
+            start = hydra.main(version_base="1.3", config_path=str(schema.CONFIG_DIR), config_name=name)(composed_task)
             try:
                 start()
             except KeyboardInterrupt:
                 sys.stderr.write("\nInterrupted.\n")
                 sys.exit(EXIT_INTERRUPTED)
-            except (UserError, HydraException, OmegaConfBaseException) as error:
-                if wants_trace:
+            except Exception as error:
+                # Whatever Hydra raises before the first run begins is about the command line.
+                mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException) or not composed
+                if wants_trace or not mistake:
                     raise
                 sys.stderr.write(f"\nError: {explain(error)}\n")
                 sys.exit(EXIT_MISTAKE)
@@ -114,7 +124,9 @@ def explain(error: Exception) -> str:
         return _explain_missing_option(error)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _explain_value(cause.full_key, str(error), cause)
-    first = str(error).strip().splitlines()[0]
+    first = str(error).strip().splitlines()[0].rstrip(".")
+    if first.startswith("Ambiguous value"):
+        return f"{first}: several values make a sweep. Add --multirun to try each, or write [a,b] for a list."
     return f"{first}. See python -m pipeline.train --help for settings and examples."
 
 
@@ -137,6 +149,9 @@ def _explain_value(key: str, message: str, cause: OmegaConfBaseException) -> str
     if isinstance(cause, InterpolationResolutionError):
         quoted = re.search(r'"(.+)"', str(cause))
         return f"{key} has no value: {quoted.group(1) if quoted else cause}. Set it, or give {key}=VALUE."
-    rule = str(cause).splitlines()[0]
+    key = re.sub(r"\[\d+\]$", "", key)  # The setting that was typed, not its element.
+    rule = str(cause).splitlines()[0].rstrip(".")
+    if "is not a ListConfig" in rule:
+        rule = f"must be a list, such as {key}=[{value}]"
     shown = key if value is None else f"{key}={value}"
     return f"{shown}: {rule}. python -m pipeline.train --cfg job shows every setting with a valid value."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from pathlib import Path
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from pipeline import cli, tracking
-from pipeline.config import PROJECT_ROOT
+from pipeline.config import PROJECT_ROOT, absolute
 from pipeline.heads import Verdict
 
 if TYPE_CHECKING:
@@ -28,28 +28,47 @@ class PrintStudyTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         settings = tracking.Tracking(**{key: config.tracking[key] for key in config.tracking})
-        output_path = Path(config.output_dir).expanduser().absolute()
+        output_path = absolute(config.output_dir)
         sweep = cli.sweep_name_of(config.hydra.sweep.dir)
         runs = tracking.study_runs(settings, output_path, sweep)
         finished = runs[runs["status"] == "FINISHED"] if len(runs) else runs
         console = cli.console()
         if finished.empty:
             return
-        for (backbone, dataset), group in finished.groupby(["tags.backbone", "tags.dataset"], sort=False):
+        for names, group in finished.groupby(["tags.backbone", "tags.dataset", "params.image_size"], sort=False):
+            backbone, dataset, size = names
+            title = f"{backbone} on {dataset} at {size} px"
             console.print()
-            console.print(study_table(group, f"{backbone} on {dataset}"))
-            picture = output_path / "studies" / sweep / f"{dataset}-{backbone}.png".replace("/", "-")
+            console.print(study_table(group, title))
+            picture = output_path / "studies" / sweep / f"{backbone}-{dataset}-{size}.png".replace("/", "-")
             picture.parent.mkdir(parents=True, exist_ok=True)
-            size_figure(group, tracking.size_histories(group["run_id"]), f"{backbone} on {dataset}").savefig(picture)
+            size_figure(group, tracking.size_histories(group["run_id"]), title).savefig(picture)
             console.print(f"Accuracy by image size: {picture}", soft_wrap=True)
         console.print(_how_to_look(tracking.store_uri(settings, output_path), settings.uri), soft_wrap=True)
 
 
+def arms(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The runs that differ in nothing but their seed, under the head's name and whatever else tells them apart."""
+    labelled = []
+    for head, of_head in runs.groupby("tags.head", sort=False):
+        settings = [column for column in of_head if str(column).startswith("params.") and column != "params.seed"]
+        varied = [column for column in settings if of_head[column].nunique(dropna=False) > 1]
+        if not varied:
+            labelled.append((str(head), of_head))
+            continue
+        for values, arm in of_head.groupby(varied, sort=False, dropna=False):
+            differences = [
+                f"{column.removeprefix('params.')}={value}" for column, value in zip(varied, values, strict=True)
+            ]
+            labelled.append((" ".join([str(head), *differences]), arm))
+    return labelled
+
+
 def study_table(runs: pd.DataFrame, title: str) -> Table:
-    """One row a head: accuracy over the seeds, parameters, and what happens at other image sizes.
+    """One row an arm: accuracy over the seeds, parameters, and what happens at other image sizes.
 
     Args:
-        runs: Finished runs of one dataset and one backbone, as `mlflow.search_runs` gives them.
+        runs: Finished runs of one dataset, image size and backbone, as `mlflow.search_runs` gives them.
         title: What the runs have in common.
     """
     native = int(runs["params.image_size"].iloc[0].split("×")[0])
@@ -58,16 +77,16 @@ def study_table(runs: pd.DataFrame, title: str) -> Table:
         table.add_column(heading, justify="left" if heading == "head" else "right")
     table.add_column(f"below {native} px")
     table.add_column(f"above {native} px")
-    for head, of_head in runs.groupby("tags.head", sort=False):
-        accuracies = of_head["metrics.test/accuracy"]
+    for label, arm in arms(runs):
+        accuracies = arm["metrics.test/accuracy"]
         spread = f" ± {accuracies.std(ddof=1):.4f}" if len(accuracies) > 1 else ""
-        verdicts = size_verdicts(of_head.iloc[0])
+        verdicts = size_verdicts(arm.iloc[0])
         table.add_row(
-            str(head),
-            str(len(of_head)),
+            label,
+            str(len(arm)),
             f"{accuracies.mean():.4f}{spread}",
-            f"{of_head['metrics.params/total'].iloc[0]:,.0f}",
-            f"{of_head['metrics.params/head'].iloc[0]:,.0f}",
+            f"{arm['metrics.params/total'].iloc[0]:,.0f}",
+            f"{arm['metrics.params/head'].iloc[0]:,.0f}",
             summarize({px: verdict for px, verdict in verdicts.items() if px < native}),
             summarize({px: verdict for px, verdict in verdicts.items() if px > native}),
         )
@@ -76,7 +95,7 @@ def study_table(runs: pd.DataFrame, title: str) -> Table:
 
 
 def size_figure(runs: pd.DataFrame, histories: dict[str, dict[str, dict[int, float]]], title: str) -> Figure:
-    """Test accuracy by image size, a line a head, for both ways of making an image of another size.
+    """Test accuracy by image size, a line an arm, for both ways of making an image of another size.
 
     Args:
         runs: As for `study_table`.
@@ -93,26 +112,27 @@ def size_figure(runs: pd.DataFrame, histories: dict[str, dict[str, dict[int, flo
     figure.suptitle(title)
     axes = figure.subplots(1, 2, sharey=True)
     for (mode, heading), axis in zip(MODES.items(), axes, strict=True):
-        for index, (head, of_head) in enumerate(runs.groupby("tags.head", sort=False)):
-            curves = [histories[run_id][f"size/{mode}/accuracy"] for run_id in of_head["run_id"]]
-            heights = np.array(sorted(curves[0]))
+        for index, (label, arm) in enumerate(arms(runs)):
+            curves = [histories[run_id][f"size/{mode}/accuracy"] for run_id in arm["run_id"]]
+            heights = np.array(sorted(set.intersection(*(set(curve) for curve in curves))))
             values = np.array([[curve[px] for px in heights] for curve in curves])
             middle = values.mean(axis=0)
             axis.errorbar(
                 heights,
                 middle,
                 yerr=[middle - values.min(axis=0), values.max(axis=0) - middle],
-                color=of_head["tags.mlflow.runColor"].iloc[0],
+                color=arm["tags.mlflow.runColor"].iloc[0],
                 # Heads that are one function at the training size would hide each other.
                 marker="osD^v"[index % 5],
                 linestyle=("-", "--", ":")[index % 3],
                 markersize=8 - 2 * (index % 3),
                 capsize=3,
-                label=head,
+                label=label,
             )
         native = int(runs["params.image_size"].iloc[0].split("×")[0])
         axis.axvline(native, color="0.8", zorder=0)
-        axis.set(title=heading, xlabel="image height / px", xticks=heights, ylim=(0, 1))
+        axis.set(title=heading, xlabel="image height / px", ylim=(0, 1))
+        axis.set_xticks(sorted({px for history in histories.values() for px in history[f"size/{mode}/accuracy"]}))
     axes[0].set_ylabel("test accuracy")
     axes[0].legend(loc="lower right")
     return figure
@@ -150,5 +170,5 @@ def _how_to_look(uri: str, server: str | None) -> str:
     makefile = "make dashboard, or " if (PROJECT_ROOT / "Makefile").is_file() else ""
     return (
         f"Dashboard: {makefile}MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --host 127.0.0.1 "
-        f"--backend-store-uri {uri}\nthen open http://127.0.0.1:5000"
+        f"--backend-store-uri {shlex.quote(uri)}\nthen open http://127.0.0.1:5000"
     )

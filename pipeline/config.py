@@ -51,7 +51,8 @@ class Config:
     output_dir: str = "outputs"
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, "seed", self.seed, "must be at least 0", "Use for example seed=0.")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2³²)", "Use for example seed=0.")
+        require(self.output_dir != "", "output_dir", "", "must name a directory", "Use for example output_dir=outputs.")
         require(
             self.training.keep_weights is KeepWeights.last or self.dataset.validation_fraction > 0,
             "training.keep_weights",
@@ -62,7 +63,12 @@ class Config:
 
     @property
     def output_path(self) -> Path:
-        return Path(self.output_dir).expanduser().absolute()
+        return absolute(self.output_dir)
+
+
+def absolute(path: str) -> Path:
+    """The absolute path, `~` expanded."""
+    return Path(path).expanduser().absolute()
 
 
 def register() -> None:
@@ -75,6 +81,7 @@ def register() -> None:
         for option in classes:
             store.store(group=f"schema/{group}", name=option.name, node=option)
     OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
+    OmegaConf.register_new_resolver("absolute", lambda path: str(absolute(path)), replace=True)
 
 
 def to_typed(config: DictConfig) -> Config:
@@ -98,7 +105,7 @@ def _refuse_unknown(config: DictConfig, prefix: str) -> None:
         name = prefix + str(key)
         if key not in known:
             raise unknown_key(name, value, known)
-        if isinstance(value, DictConfig):
+        if isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value)):
             _refuse_unknown(value, f"{name}.")
 
 

@@ -151,8 +151,7 @@ class Dataset:
             UserError: The dataset cannot be downloaded or prepared, has no such split, or does not fit into memory.
         """
         facts = self.describe()
-        builder = self._builder()
-        self._prepare(builder)
+        builder = self._prepared_builder()
         for key, split in (("dataset.train_split", self.train_split), ("dataset.test_split", self.test_split)):
             _check_split(builder, key, split)
         _check_no_overlap(builder, self.train_split, self.test_split)
@@ -160,6 +159,14 @@ class Dataset:
         test = self._open(builder, self.test_split, facts, cache_dir)
 
         held_out = round(len(train) * self.validation_fraction)
+        require(
+            held_out < len(train) and (held_out > 0 or self.validation_fraction == 0),
+            "dataset.validation_fraction",
+            self.validation_fraction,
+            f"holds {held_out} of the {len(train)} images of {self.train_split} out; at least one must be held out and "
+            "one be left to train on",
+            "Use for example dataset.validation_fraction=0.1, or 0 to hold out none.",
+        )
         shuffled = np.random.default_rng(seed).permutation(len(train))
         return Data(
             facts=facts,
@@ -173,30 +180,39 @@ class Dataset:
     def _builder(self) -> tfds.core.DatasetBuilder:
         return _find_builder(self.name, self.version, self.data_dir)
 
-    def _prepare(self, builder: tfds.core.DatasetBuilder) -> None:
+    def _prepared_builder(self) -> tfds.core.DatasetBuilder:
         import tensorflow_datasets as tfds
+        from filelock import FileLock
         from tensorflow_datasets.core.download import downloader
 
+        builder = self._builder()
+        if builder.is_prepared():
+            return builder
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
         # TFDS tries a download eleven times, which takes 200 s on a machine without a network.
         downloader.MAX_RETRIES = 2
+        # TFDS keeps a dataset under its full name, name/configuration/version.
+        data_dir = Path(builder.data_dir).parents[builder.info.full_name.count("/")]
         try:
-            builder.download_and_prepare()
+            data_dir.mkdir(parents=True, exist_ok=True)
+            # Of two processes that prepare one dataset at once, TFDS fails one.
+            with FileLock(data_dir / f"{self.name.replace('/', '-')}.lock"):
+                _find_builder.cache_clear()  # Another process may have prepared it meanwhile.
+                builder = self._builder()
+                builder.download_and_prepare()
         except Exception as error:  # TFDS and its downloaders raise almost anything.
-            data_dir = Path(builder.data_dir).parents[1]
             raise UserError(
                 f"dataset={self.name} could not be prepared in data_dir {data_dir}: {_first_line(error)}\n"
                 f"Without a network, put the original archives into the manual directory "
                 f"{data_dir / 'downloads' / 'manual'}, name a directory that holds the prepared dataset with "
                 "dataset.data_dir=PATH, or use dataset=digits, which needs no download."
             ) from error
+        return builder
 
     def _open(self, builder: tfds.core.DatasetBuilder, split: str, facts: DatasetFacts, cache_dir: Path) -> ImageSplit:
         if self.cache is Cache.none:
             return StreamedSplit(builder, split, facts.image_size, self.shuffle_buffer)
-        if self.cache is Cache.memory:
-            _check_memory(builder, split, facts)
         return _decode_once(self.name, self.version, self.data_dir, split, facts, self.cache, cache_dir)
 
 
@@ -297,7 +313,10 @@ class DecodedSplit(ImageSplit):
 
 
 class StreamedSplit(ImageSplit):
-    """A split that is read and decoded anew on every pass: bounded memory, for datasets that fit nowhere else."""
+    """A split that is read and decoded anew on every pass: bounded memory, for datasets that fit nowhere else.
+
+    TensorFlow's global seed takes part in the order; `build_model` sets it to the run's seed.
+    """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, name: str, size: Size, shuffle_buffer: int) -> None:
         self.name, self.digest = name, _split_digest(builder, name)
@@ -310,24 +329,14 @@ class StreamedSplit(ImageSplit):
         return _without_autotune(self._images_at(indices).batch(batch_size).prefetch(PREFETCH_BATCHES))
 
     def epochs(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
-        import tensorflow as tf
-
-        images = self._images_at(indices)
-
-        def epoch(number: tf.Tensor) -> tf.data.Dataset:
-            epoch_seed = tf.random.experimental.stateless_fold_in(tf.stack([tf.cast(seed, tf.int64), 0]), number)[0]
-            return images.shuffle(self._shuffle_buffer, seed=epoch_seed).batch(batch_size)
-
-        return _without_autotune(tf.data.Dataset.range(epochs).flat_map(epoch).prefetch(PREFETCH_BATCHES))
+        # `repeat` comes last, so that each epoch is shuffled anew and ends with its own smaller batch.
+        shuffled = self._images_at(indices).shuffle(self._shuffle_buffer, seed=seed, reshuffle_each_iteration=True)
+        return _without_autotune(shuffled.batch(batch_size).repeat(epochs).prefetch(PREFETCH_BATCHES))
 
     def _images_at(self, indices: np.ndarray) -> tf.data.Dataset:
-        import tensorflow as tf
-
         wanted = np.zeros(len(self), dtype=bool)
         wanted[indices] = True
-        mask = tf.constant(wanted)
-        numbered = _read(self._builder, self.name, self._size).enumerate()
-        return numbered.filter(lambda index, _: mask[index]).map(lambda _, example: example)
+        return _read(self._builder, self.name, self._size, wanted)
 
 
 def resize(images: tf.Tensor, size: Size) -> tf.Tensor:
@@ -430,22 +439,30 @@ def _check_memory(builder: tfds.core.DatasetBuilder, split: str, facts: DatasetF
     )
 
 
-def _read(builder: tfds.core.DatasetBuilder, split: str, size: Size) -> tf.data.Dataset:
-    """(uint8 (H, W, C), int64) of every example, in the order of the files."""
+def _read(
+    builder: tfds.core.DatasetBuilder, split: str, size: Size, wanted: np.ndarray | None = None
+) -> tf.data.Dataset:
+    """(uint8 (H, W, C), int64) of every example, or of those where `wanted` is true, in the order of the files."""
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     image_key, label_key = _supervised_keys(builder)
     examples = builder.as_dataset(
         split=split,
         shuffle_files=False,
-        decoders=tfds.decode.PartialDecoding({image_key: True, label_key: True}),
+        decoders=tfds.decode.PartialDecoding(
+            {image_key: True, label_key: True}, decoders={image_key: tfds.decode.SkipDecoding()}
+        ),
         read_config=tfds.ReadConfig(try_autocache=False, options=_options()),
     )
-    stored_size = builder.info.features[image_key].shape[:2]
+    if wanted is not None:
+        mask = tf.constant(wanted)
+        examples = examples.enumerate().filter(lambda index, _: mask[index]).map(lambda _, example: example)
+    feature = builder.info.features[image_key]
 
     def pair(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        image = example[image_key]
-        return (image if stored_size == size else resize(image, size)), example[label_key]
+        image = feature.decode_example(example[image_key])  # Only now, so that unwanted images cost no decoding.
+        return (image if feature.shape[:2] == size else resize(image, size)), example[label_key]
 
     return examples.map(pair, num_parallel_calls=os.cpu_count(), deterministic=True)
 
@@ -464,6 +481,7 @@ def _decode_once(
     digest = _split_digest(builder, split)
     shape = (int(builder.info.splits[split].num_examples), *facts.image_shape)
     if cache is Cache.memory:
+        _check_memory(builder, split, facts)
         images, labels = np.empty(shape, np.uint8), np.empty(shape[0], np.int64)
         _decode_into(builder, split, facts.image_size, images, labels)
         return DecodedSplit(split, digest, images, labels)

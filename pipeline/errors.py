@@ -37,6 +37,18 @@ def require_at_least(minimum: int, key: str, value: int, example: int) -> None:
     require(value >= minimum, key, value, f"must be at least {minimum}", f"Use for example {key}={example}.")
 
 
+def require_own_name(option: Any, group: str) -> None:
+    """Raises `ConfigError` if the `name` of a group's option was changed: results would carry a wrong label."""
+    own = type(option).__dataclass_fields__["name"].default
+    require(
+        option.name == own,
+        f"{group}.name",
+        option.name,
+        f"is fixed to {own}",
+        f"Choose another {group} with {group}={option.name}.",
+    )
+
+
 def suggestion(received: str, known: Iterable[str]) -> str:
     """`Did you mean …?` with the nearest of the known names, or an empty string."""
     near = difflib.get_close_matches(received, list(known), n=1)

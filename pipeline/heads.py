@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
-from pipeline.errors import ConfigError, require
+from pipeline.errors import ConfigError, require, require_own_name
 
 if TYPE_CHECKING:
     import keras
@@ -84,14 +84,7 @@ class Head(ABC):
     """The head's colour in every chart (Okabe and Ito's palette, which colour-blind readers can tell apart)."""
 
     def __post_init__(self) -> None:
-        own_name = type(self).__dataclass_fields__["name"].default
-        require(
-            self.name == own_name,
-            "head.name",
-            self.name,
-            f"is the name of the class, {own_name}",
-            f"Choose a head with head={self.name} and leave head.name alone.",
-        )
+        require_own_name(self, "head")
         require(
             all(units >= 1 for units in self.hidden_units),
             "head.hidden_units",

@@ -61,6 +61,7 @@ class SizeProbe:
         )
         require_at_least(1, "size_probe.max_images", 1 if self.max_images is None else self.max_images, 1000)
         require_at_least(1, "size_probe.batch_size", self.batch_size, 256)
+        require_at_least(0, "size_probe.seed", self.seed, 0)
 
     def image_sizes(self, native: Size) -> list[Size]:
         """Sizes (height, width) in pixels to probe, ascending, the training size `native` always among them."""
@@ -258,13 +259,15 @@ def _accuracies(model: keras.Model, probe: SizeProbe, data: Data, size: Size) ->
     height, width = data.facts.image_size
     # As many pixels as a batch at the training size, so that memory stays bounded.
     batch_size = max(1, min(probe.batch_size, probe.batch_size * height * width // (size[0] * size[1])))
-    places = np.random.default_rng([probe.seed, *size])
+    tops, lefts = canvas_places(len(data.test_split), (height, width), size, probe.seed)
+    start = 0
     logits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     all_labels = []
     for images, labels in data.test(batch_size, probe.max_images).as_numpy_iterator():
         all_labels.append(labels)
         logits[0].append(logits_of(resize(images, size)).numpy())
-        logits[1].append(logits_of(lay_on_canvas(images, size, places)).numpy())
+        batch = slice(start, start := start + len(images))
+        logits[1].append(logits_of(lay_on_canvas(images, size, tops[batch], lefts[batch])).numpy())
     resized, canvas = (np.concatenate(batches) for batches in logits)
     if not (np.isfinite(resized).all() and np.isfinite(canvas).all()):
         raise ContractError(f"the model answers {size_text(size)} px images with logits that are not finite")
@@ -272,13 +275,27 @@ def _accuracies(model: keras.Model, probe: SizeProbe, data: Data, size: Size) ->
     return accuracy(resized, truth), accuracy(canvas, truth)
 
 
-def lay_on_canvas(images: np.ndarray, size: Size, places: np.random.Generator) -> np.ndarray:
+def canvas_places(count: int, native: Size, size: Size, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of `count` images of `native` px lies on a canvas of `size` px: its top row and its left column.
+
+    A function of the seed and the sizes alone, so that it is the same for every head and every batch size.
+    """
+    generator = np.random.default_rng([seed, *size])
+    rows, columns = (max(canvas - image, 0) for canvas, image in zip(size, native, strict=True))
+    return (
+        generator.integers(0, rows, count, endpoint=True),
+        generator.integers(0, columns, count, endpoint=True),
+    )
+
+
+def lay_on_canvas(images: np.ndarray, size: Size, tops: np.ndarray, lefts: np.ndarray) -> np.ndarray:
     """Puts images on a black canvas at the same scale, or cuts out their centre where the canvas is smaller.
 
     Args:
         images: uint8 (N, H, W, C).
         size: Height and width of the canvas in pixels.
-        places: Draws where on the canvas each image lies.
+        tops: Row of the canvas where each image begins, (N,).
+        lefts: Column of the canvas where each image begins, (N,).
 
     Returns:
         uint8 (N, *size, C).
@@ -288,10 +305,7 @@ def lay_on_canvas(images: np.ndarray, size: Size, places: np.random.Generator) -
     top, left = (height - rows) // 2, (width - columns) // 2
     centres = images[:, top : top + rows, left : left + columns]
     canvas = np.zeros((count, *size, channels), np.uint8)
-    tops = places.integers(0, size[0] - rows, count, endpoint=True)
-    lefts = places.integers(0, size[1] - columns, count, endpoint=True)
-    for index in range(count):
-        y, x = tops[index], lefts[index]
+    for index, (y, x) in enumerate(zip(tops, lefts, strict=True)):
         canvas[index, y : y + rows, x : x + columns] = centres[index]
     return canvas
 
@@ -309,15 +323,21 @@ def check_plan(head: Head, planned: list[PlannedSize], measured: list[MeasuredSi
 
 
 def seen_fraction_of(head: keras.Model, maps: np.ndarray) -> float:
-    """Share of the cells of feature maps (N, H, W, C) whose gradient of any logit is not zero."""
+    """Share of the cells of feature maps (N, H, W, C) that can change the logits.
+
+    By gradient of what the first Dense layer makes of them, which without hidden layers is the logits. It is taken
+    before any ReLU: a unit that happens to be off says nothing about which cells it looks at.
+    """
+    import keras
     import tensorflow as tf
 
+    dense = next(layer for layer in head.layers if isinstance(layer, keras.layers.Dense))
+    collapse = keras.Model(head.input, dense.input)
     feature_maps = tf.constant(maps)
     with tf.GradientTape() as tape:
         tape.watch(feature_maps)
-        logits = head(feature_maps, training=False)
-        # Random signs and weights, so that a cell's gradients do not cancel over the logits.
-        weights = tf.random.stateless_normal(logits.shape, seed=(0, 0), dtype=logits.dtype)
-        total = tf.reduce_sum(logits * weights)
+        outputs = tf.matmul(tf.cast(collapse(feature_maps, training=False), tf.float32), dense.kernel)
+        # Random signs and weights, so that a cell's gradients do not cancel over the outputs.
+        total = tf.reduce_sum(outputs * tf.random.stateless_normal(outputs.shape, seed=(0, 0)))
     gradient = tape.gradient(total, feature_maps)
     return float(np.mean(np.any(gradient.numpy() != 0, axis=(0, 3))))

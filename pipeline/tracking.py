@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +123,11 @@ def _experiment_id(name: str, tracking: Tracking, output_path: Path) -> str:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"tracking.experiment={name}: this MLflow experiment was deleted. Bring it back with mlflow experiments "
+            f"restore --experiment-id {experiment.experiment_id}, or use another name with tracking.experiment=NAME."
+        )
     return experiment.experiment_id
 
 
@@ -163,8 +168,9 @@ def start_run(config: Config, composed: str, data: Data, sweep: str | None) -> I
         mlflow.end_run("KILLED")
         raise
     except BaseException as error:
-        mlflow.set_tag("failure", f"{type(error).__name__}: {error}"[:5000])
-        mlflow.end_run("FAILED")
+        with suppress(mlflow.MlflowException):  # What went wrong first is what the user has to see.
+            mlflow.set_tag("failure", f"{type(error).__name__}: {error}"[:5000])
+            mlflow.end_run("FAILED")
         raise
     mlflow.end_run("FINISHED")
 
@@ -294,13 +300,16 @@ def run_key(config: Config, data: Data) -> str:
     """Digest of what determines a run's result: configuration, code, data, and the libraries that compute."""
     import importlib.metadata
 
-    settings = {key: value for key, value in _leaves(config) if not key.startswith(("tracking.", "output_dir"))}
+    indifferent = ("tracking.", "output_dir", "study", "dataset.data_dir")
+    settings = {key: value for key, value in _leaves(config) if not key.startswith(indifferent)}
+    weights = settings.get("backbone.weights")
     code = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         code.update(path.read_bytes())
     identity = {
         "settings": settings,
         "code": code.hexdigest(),
+        "weights": hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else None,
         "data": [data.facts.version, data.train_split.digest, data.test_split.digest],
         "libraries": {name: importlib.metadata.version(name) for name in ("tensorflow", "keras")},
     }

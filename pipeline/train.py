@@ -39,17 +39,16 @@ def train(config: Config, composed: str, sweep: str | None = None) -> float:
         with strategy.scope():
             model = build_model(backbone, head, facts.image_shape, facts.classes, config.seed)
             result = fit(model, data, config.training, record.epoch)
-        logits, labels = predict(model, data.test(probe.batch_size))
-        measured = measure_sizes(model, backbone, head, probe, data, logits)
-        check_plan(head, planned, measured)
-
         record.fit(result)
-        record.test(logits, labels, accuracy(logits, labels), cross_entropy(logits, labels))
-        record.cost(measure_cost(model, facts.image_shape))
-        record.sizes(planned, measured)
         if config.tracking.log_model:
             record.model(model, facts.class_names)
-    log.info("  test accuracy %.4f", accuracy(logits, labels))
+        logits, labels = predict(model, data.test(probe.batch_size))
+        record.test(logits, labels, accuracy(logits, labels), cross_entropy(logits, labels))
+        log.info("  test accuracy %.4f", accuracy(logits, labels))
+        record.cost(measure_cost(model, facts.image_shape))
+        measured = measure_sizes(model, backbone, head, probe, data, logits)
+        check_plan(head, planned, measured)
+        record.sizes(planned, measured)
     return result.validation_accuracy
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,8 +48,3 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "stdout.txt").write_text(result.stdout)
     assert result.returncode == 0, result.stderr
     return directory
-
-
-@pytest.fixture
-def compose_typed() -> Callable[..., Config]:
-    return typed

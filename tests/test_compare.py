@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from pipeline.compare import size_figure, size_verdicts, study_table, summarize
+from pipeline.compare import arms, size_figure, size_verdicts, study_table, summarize
 from pipeline.heads import Verdict
 
 NATIVE, ADAPTS, CROPS, REFUSES = Verdict.NATIVE, Verdict.ADAPTS, Verdict.CROPS, Verdict.REFUSES
@@ -56,6 +56,17 @@ def test_the_table_gives_mean_and_spread_over_the_seeds() -> None:
     assert rows == [
         ["pool", "2", "0.9200 ± 0.0283", "66,218", "650", "adapts", "adapts"],
         ["flat", "2", "0.8000 ± 0.0000", "68,138", "2,570", "refuses", "refuses"],
+    ]
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
+    runs = _runs().assign(
+        **{"params.head.strides": ["[1, 1]", None, "[2, 2]", None], "params.seed": ["0", "0", "1", "1"]}
+    )
+    assert [(label, arm["run_id"].tolist()) for label, arm in arms(runs)] == [
+        ("pool head.strides=[1, 1]", ["a0"]),
+        ("pool head.strides=[2, 2]", ["a1"]),
+        ("flat", ["b0", "b1"]),
     ]
 
 

@@ -89,7 +89,7 @@ WRONG = [
     (["head=average_pool", "head.padding=full"], "head.padding=full: must be valid or same"),
     (["head.dropout=1.0"], "head.dropout=1.0: must lie in [0, 1). Use for example head.dropout=0.5."),
     (["head.hidden_units=[0]"], "head.hidden_units=[0]: each width must be at least 1"),
-    (["head.name=gap"], "head.name=gap: is the name of the class, global_average_pool"),
+    (["head.name=gap"], "head.name=gap: is fixed to global_average_pool"),
     (["dataset.validation_fraction=1.5"], "dataset.validation_fraction=1.5: must lie in [0, 1)"),
     (["dataset.validation_fraction=0"], "training.keep_weights=best: needs validation images"),
     (["dataset.image_size=[8]"], "dataset.image_size=[8]: must be null or [height, width]"),
@@ -107,7 +107,17 @@ WRONG = [
     (["tracking.uri=http://me:secret@host"], "tracking.uri=http://***@host: must not hold a user or a password"),
     (["tracking=server"], "tracking.uri has no value: Environment variable 'MLFLOW_TRACKING_URI' not found. Set it, or "
      "give tracking.uri=VALUE."),
-    (["seed=-1"], "seed=-1: must be at least 0"),
+    (["seed=-1"], "seed=-1: must lie in [0, 2³²)"),
+    (["seed=5000000000"], "seed=5000000000: must lie in [0, 2³²)"),
+    (["size_probe.seed=-1"], "size_probe.seed=-1: must be at least 0"),
+    (["backbone.name=resnet"], "backbone.name=resnet: is fixed to small_fcn. Choose another backbone with "
+     "backbone=resnet."),
+    (["output_dir="], "output_dir=: must name a directory"),
+    (["head.hidden_units=128"], "head.hidden_units=128: must be a list, such as head.hidden_units=[128]"),
+    (["backbone.filters=[1.5,1]"], "backbone.filters=[1.5,1]: Value '1.5' of type 'float' could not be converted to "
+     "Integer"),
+    (["head=average_pool,flatten_dense"], "several values make a sweep. Add --multirun"),
+    (["head=average_pool", "head.pool_size={a:1}"], "head.pool_size={'a': 1}: must be 'full' or two numbers"),
 ]  # fmt: skip
 
 

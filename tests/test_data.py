@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 from pipeline import data as data_module
 from pipeline.data import Cache, Data, Dataset, DecodedSplit, resize
 from pipeline.errors import ConfigError, UserError
+from tests.conftest import ROOT
 
 
 def _load(tmp_path: Path, seed: int = 0, **settings: Any) -> Data:
@@ -53,9 +57,15 @@ def test_every_epoch_sees_every_training_image_once_in_another_order(tmp_path: P
 
 @pytest.mark.parametrize("cache", list(Cache))
 def test_the_order_is_a_function_of_the_seed(tmp_path: Path, cache: Cache) -> None:
-    orders = [np.concatenate(_epoch(_load(tmp_path, seed, cache=cache), epochs=2)) for seed in (0, 0, 1)]
-    assert np.array_equal(orders[0], orders[1])
-    assert not np.array_equal(orders[0], orders[2])
+    # Without validation images, so that all seeds train on the same ones.
+    orders = []
+    for seed in (0, 0, 1):
+        keras.utils.set_random_seed(seed)  # as `build_model` does
+        orders.append(_epoch(_load(tmp_path, seed, cache=cache, validation_fraction=0.0), epochs=2))
+    first, same, other = (np.concatenate(order) for order in orders)
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(*orders[0])  # its two epochs
 
 
 def test_all_caches_hold_the_same_images(tmp_path: Path) -> None:
@@ -156,6 +166,26 @@ def test_splits_are_checked(tmp_path: Path) -> None:
         _load(tmp_path, test_split="test[:0]")
     parts = _load(tmp_path, train_split="train[:80%]", test_split="train[80%:]")
     assert len(parts.test_split) == 1437 - round(1437 * 0.8)
+
+
+def test_a_validation_part_that_would_be_empty_or_all_is_refused(tmp_path: Path) -> None:
+    for fraction, held_out in ((0.0003, 0), (0.9999, 1437)):
+        with pytest.raises(ConfigError, match=f"holds {held_out} of the 1437 images of train out"):
+            _load(tmp_path, validation_fraction=fraction)
+
+
+@pytest.mark.slow
+def test_processes_that_prepare_one_dataset_at_once_all_succeed(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from pipeline.data import Dataset\n"
+        "data = Dataset(name='digits', data_dir=sys.argv[1]).load(0, Path(sys.argv[1]))\n"
+        "assert len(data.test_split) == 360\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [stderr for process in processes if (stderr := process.communicate()[1]) and process.returncode] == []
 
 
 def test_images_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:

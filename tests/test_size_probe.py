@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,10 +19,12 @@ from pipeline.size_probe import (
     ContractError,
     MeasuredSize,
     SizeProbe,
+    canvas_places,
     check_plan,
     lay_on_canvas,
     measure_sizes,
     plan_sizes,
+    seen_fraction_of,
 )
 
 FASHION = DatasetFacts("fashion_mnist", "3.0.1", (28, 28, 1), tuple("0123456789"))
@@ -36,7 +39,7 @@ def test_sizes_follow_scales_or_heights_and_hold_the_native_one() -> None:
 
 def test_canvas_keeps_the_scale_and_every_pixel() -> None:
     images = np.random.default_rng(0).integers(1, 256, (50, 4, 6, 3), np.uint8)
-    laid = lay_on_canvas(images, (7, 8), np.random.default_rng(1))
+    laid = lay_on_canvas(images, (7, 8), *canvas_places(50, (4, 6), (7, 8), seed=1))
     assert laid.shape == (50, 7, 8, 3)
     places = set()
     for image, canvas in zip(images, laid, strict=True):
@@ -51,13 +54,12 @@ def test_canvas_keeps_the_scale_and_every_pixel() -> None:
 
 def test_a_smaller_canvas_cuts_out_the_centre() -> None:
     image = np.arange(36, dtype=np.uint8).reshape(1, 6, 6, 1)
-    laid = lay_on_canvas(image, (2, 4), np.random.default_rng(0))
+    laid = lay_on_canvas(image, (2, 4), *canvas_places(1, (6, 6), (2, 4), seed=0))
     assert laid[0, :, :, 0].tolist() == [[13, 14, 15, 16], [19, 20, 21, 22]]  # rows 2, 3 and columns 1 to 4
 
 
-def test_canvases_depend_on_the_seed_alone() -> None:
-    images = np.full((20, 4, 4, 1), 255, np.uint8)
-    first, same, other = (lay_on_canvas(images, (9, 9), np.random.default_rng(seed)) for seed in (0, 0, 1))
+def test_places_depend_on_the_seed_alone() -> None:
+    first, same, other = (np.stack(canvas_places(20, (4, 4), (9, 9), seed)) for seed in (0, 0, 1))
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)
 
@@ -147,3 +149,44 @@ def test_equal_weights_give_equal_logits_on_the_whole_test_split(digits: Data) -
     difference = predict(average, digits.test(64))[0] - predict(globally, digits.test(64))[0]
     assert difference.shape == (360, 10)
     assert np.abs(difference).max() < 1e-5
+
+
+@pytest.mark.parametrize("head", [FlattenDense(), AveragePool(), GlobalAveragePool()], ids=lambda head: head.name)
+def test_batches_of_another_size_measure_the_same(digits: Data, head: Head) -> None:
+    model = _model(head)
+    logits, _ = predict(model, digits.test(100))
+    first, second = (
+        measure_sizes(model, SmallFcn(), head, SizeProbe(sizes=[20], batch_size=batch), digits, logits)
+        for batch in (360, 77)
+    )
+    for one, other in zip(first, second, strict=True):
+        assert one.canvas_accuracy == pytest.approx(other.canvas_accuracy, nan_ok=True)
+        assert one.resize_accuracy == pytest.approx(other.resize_accuracy, nan_ok=True)
+
+
+def test_a_dead_hidden_layer_does_not_hide_the_map() -> None:
+    """A ReLU that is off for every image has no gradient; the cells still reach its Dense layer."""
+    head = GlobalAveragePool(hidden_units=[1]).build((3, 3, 4), 2)
+    kernel, bias, *rest = head.get_weights()
+    head.set_weights([-np.abs(kernel), bias - 1, *rest])
+    maps = np.ones((2, 3, 3, 4), np.float32)
+    assert not np.any(head(maps)[:, 0] != head(maps * 2)[:, 0])
+    assert seen_fraction_of(head, maps) == 1
+
+
+def test_non_square_images_keep_their_shape_and_are_measured(tmp_path: Path) -> None:
+    data = Dataset(name="digits", version="1.0.0", image_size=[12, 24]).load(0, tmp_path)
+    head, probe = AveragePool(), SizeProbe(sizes=[4, 8, 16, 18, 24], max_images=50)
+    model = build_model(SmallFcn(), head, (12, 24, 1), 10, seed=0)
+    logits, _ = predict(model, data.test(100))
+    measured = measure_sizes(model, SmallFcn(), head, probe, data, logits)
+    check_plan(head, plan_sizes(SmallFcn(), head, probe, data.facts), measured)
+    # Maps of 1×2, 2×4, 3×6, 4×8, 5×9 and 6×12 cells: the window is 3×6, twice that is 6×12.
+    assert [(result.size, result.map_size, result.verdict.value) for result in measured] == [
+        ((4, 8), (1, 2), "refuses"),
+        ((8, 16), (2, 4), "refuses"),
+        ((12, 24), (3, 6), "native"),
+        ((16, 32), (4, 8), "crops"),
+        ((18, 36), (5, 9), "crops"),
+        ((24, 48), (6, 12), "refuses"),
+    ]

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.errors import UserError
-from pipeline.tracking import Tracking, open_store
+from pipeline.tracking import Tracking, _experiment_id, open_store
 from tests.conftest import ROOT, run_program
 
 BACKBONE = 65_568
@@ -234,6 +234,14 @@ def test_first_users_of_a_store_do_not_break_it(tmp_path: Path) -> None:
 def test_a_dead_server_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tracking.uri=http://127.0.0.1:9: the MLflow store does not answer"):
         open_store(Tracking(uri="http://127.0.0.1:9"), tmp_path)
+
+
+def test_a_deleted_experiment_is_named_with_the_way_back(tmp_path: Path) -> None:
+    open_store(Tracking(), tmp_path)
+    experiment = _experiment_id("gone", Tracking(), tmp_path)
+    mlflow.delete_experiment(experiment)
+    with pytest.raises(UserError, match=f"was deleted.*restore --experiment-id {experiment}"):
+        _experiment_id("gone", Tracking(), tmp_path)
 
 
 def test_a_directory_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
