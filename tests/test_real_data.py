@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from pipeline.backbones import SmallFcn
 from pipeline.data import Dataset
-from pipeline.evaluation import predict
+from pipeline.evaluation import accuracy, predict
 from pipeline.heads import AveragePool, GlobalAveragePool
 from pipeline.model import build_model
 from tests.conftest import run_program
@@ -21,8 +22,10 @@ BACKBONE = 65_568
 """Parameters of small_fcn on one channel; tests/test_backbones.py has the arithmetic."""
 
 
-def test_a_study_on_all_images(tmp_path: Path) -> None:
-    """One seed, one epoch: every head is far above chance, and every number but accuracy is exact."""
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
+    """Store of a study of one seed and one epoch, run as a user runs it."""
+    directory = tmp_path_factory.mktemp("fashion_mnist")
     result = run_program(
         "pipeline.train",
         "study=heads",
@@ -30,11 +33,17 @@ def test_a_study_on_all_images(tmp_path: Path) -> None:
         "seed=0",
         "training.epochs=1",
         "size_probe.max_images=1000",
-        cwd=tmp_path,
+        cwd=directory,
         timeout=1500,
     )
     assert result.returncode == 0, result.stderr
-    client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    uri = f"sqlite:///{directory / 'outputs' / 'mlflow.db'}"
+    mlflow.set_tracking_uri(uri)
+    return MlflowClient(uri)
+
+
+def test_a_study_on_all_images(client: MlflowClient) -> None:
+    """After one epoch every head is far above chance, and every number but accuracy is exact."""
     runs = {run.data.params["head"]: run for run in client.search_runs(["1"])}
     in_head = {"flatten_dense": 7 * 7 * 64 * 10 + 10, "average_pool": 64 * 10 + 10, "global_average_pool": 64 * 10 + 10}
     assert set(runs) == set(in_head)
@@ -60,15 +69,22 @@ def test_a_study_on_all_images(tmp_path: Path) -> None:
         )
 
 
-def test_equal_weights_give_equal_logits_on_the_whole_test_split(tmp_path: Path) -> None:
+def test_equal_weights_give_equal_logits_on_the_whole_test_split(client: MlflowClient, tmp_path: Path) -> None:
     """At the training size, a full-window AveragePooling2D and GlobalAveragePooling2D are one function."""
     data = Dataset(name="fashion_mnist").load(0, tmp_path)
+    (run,) = client.search_runs(["1"], "params.head = 'average_pool'")
+    trained = mlflow.keras.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
     average, globally = (
-        build_model(SmallFcn(), head, data.facts.image_shape, data.facts.classes, seed=0)
+        build_model(SmallFcn(), head, data.facts.image_shape, data.facts.classes, seed=1)
         for head in (AveragePool(), GlobalAveragePool())
     )
-    globally.set_weights(average.get_weights())
-    difference = np.abs(predict(average, data.test(256))[0] - predict(globally, data.test(256))[0])
-    print(f"max |Δ logit| over {len(difference)} test images: {difference.max():.2e}")
+    for model in (average, globally):
+        model.set_weights(trained.get_weights())
+    logits, labels = predict(average, data.test(256))
+    assert accuracy(logits, labels) == run.data.metrics["test/accuracy"]
+    difference = np.abs(logits - predict(globally, data.test(256))[0])
+    print(
+        f"max |Δ logit| over {len(labels)} test images: {difference.max():.2e}, logits up to {np.abs(logits).max():.1f}"
+    )
     assert difference.shape == (10_000, 10)
     assert difference.max() < 1e-5
