@@ -14,7 +14,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
@@ -125,6 +125,11 @@ def explain(error: Exception) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _explain_value(cause.full_key, str(error), cause)
     first = str(error).strip().splitlines()[0].rstrip(".")
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read as key=value ({first}). Quote a value with special characters twice, for "
+            "the shell and for Hydra, as in \"dataset.train_split='train[:80%]'\"."
+        )
     if first.startswith("Ambiguous value"):
         return f"{first}: several values make a sweep. Add --multirun to try each, or write [a,b] for a list."
     return f"{first}. See python -m pipeline.train --help for settings and examples."

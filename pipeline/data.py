@@ -400,7 +400,7 @@ def _check_split(builder: tfds.core.DatasetBuilder, key: str, split: str) -> Non
         empty = builder.info.splits[split].num_examples == 0
     except Exception as error:  # KeyError for an unknown name, ValueError and others for a malformed slice.
         known = ", ".join(builder.info.splits)
-        remedy = f"Use one of {known}, or a part such as train[:80%]."
+        remedy = f"Use one of {known}, or a part, quoted twice for the shell and for Hydra: \"{key}='train[:80%]'\"."
         raise ConfigError(key, split, f"{builder.name} has no such split", remedy) from error
     require(not empty, key, split, "holds no image", "Use a larger part of the split.")
 
@@ -420,7 +420,7 @@ def _check_no_overlap(builder: tfds.core.DatasetBuilder, train_split: str, test_
                 "dataset.test_split",
                 test_split,
                 f"shares images with dataset.train_split={train_split}: what was trained on cannot be tested on",
-                "Use for example dataset.train_split=train[:80%] dataset.test_split=train[80%:].",
+                "Use for example \"dataset.train_split='train[:80%]'\" \"dataset.test_split='train[80%:]'\".",
             )
 
 

@@ -65,6 +65,11 @@ def test_digits_chooses_its_training_and_the_command_line_wins() -> None:
     assert typed("training.epochs=7").training.epochs == 7
 
 
+def test_a_part_of_a_split_is_given_in_quotes() -> None:
+    """As the messages say."""
+    assert typed("dataset.train_split='train[:80%]'").dataset.train_split == "train[:80%]"
+
+
 def test_help_names_every_option_of_every_group() -> None:
     template = yaml.safe_load((CONFIG_DIR / "train.yaml").read_text())["hydra"]["help"]["template"]
     listing = {line.split()[0]: line for line in template.splitlines() if line.startswith("  ") and line.split()}
@@ -116,6 +121,7 @@ WRONG = [
     (["head.hidden_units=128"], "head.hidden_units=128: must be a list, such as head.hidden_units=[128]"),
     (["backbone.filters=[1.5,1]"], "backbone.filters=[1.5,1]: Value '1.5' of type 'float' could not be converted to "
      "Integer"),
+    (["dataset.train_split=train[:80%]"], "dataset.train_split=train[:80%]: cannot be read as key=value"),
     (["head=average_pool,flatten_dense"], "several values make a sweep. Add --multirun"),
     (["head=average_pool", "head.pool_size={a:1}"], "head.pool_size={'a': 1}: must be 'full' or two numbers"),
 ]  # fmt: skip
