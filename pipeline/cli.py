@@ -127,8 +127,8 @@ def explain(error: Exception) -> str:
     first = str(error).strip().splitlines()[0].rstrip(".")
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override}: cannot be read as key=value ({first}). Quote a value with special characters twice, for "
-            "the shell and for Hydra, as in \"dataset.train_split='train[:80%]'\"."
+            f"{error.override}: cannot be read as key=value ({first}). Quote a value with special characters "
+            "twice, for the shell and for Hydra, as in \"dataset.train_split='train[:80%]'\"."
         )
     if first.startswith("Ambiguous value"):
         return f"{first}: several values make a sweep. Add --multirun to try each, or write [a,b] for a list."
