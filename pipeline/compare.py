@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
@@ -44,7 +45,7 @@ class PrintStudyTable(Callback):
             picture.parent.mkdir(parents=True, exist_ok=True)
             size_figure(group, tracking.size_histories(group["run_id"]), title).savefig(picture)
             console.print(f"Accuracy by image size: {picture}", soft_wrap=True)
-        console.print(_how_to_look(tracking.store_uri(settings, output_path), settings.uri), soft_wrap=True)
+        console.print(_how_to_look(settings, output_path), soft_wrap=True)
 
 
 def arms(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -164,11 +165,13 @@ def summarize(verdicts: dict[int, Verdict]) -> str:
     )
 
 
-def _how_to_look(uri: str, server: str | None) -> str:
-    if server is not None:
+def _how_to_look(settings: tracking.Tracking, output_path: Path) -> str:
+    uri = tracking.store_uri(settings, output_path)
+    if settings.uri is not None:
         return f"Recorded in {uri}."
-    makefile = "make dashboard, or " if (PROJECT_ROOT / "Makefile").is_file() else ""
+    # The Makefile serves the clone's own outputs/ only.
+    served = output_path == PROJECT_ROOT / "outputs" and (PROJECT_ROOT / "Makefile").is_file()
     return (
-        f"Dashboard: {makefile}MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 --host 127.0.0.1 "
-        f"--backend-store-uri {shlex.quote(uri)}\nthen open http://127.0.0.1:5000"
+        f"Dashboard: {'make dashboard, or ' if served else ''}MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
+        f"--workers 1 --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}\nthen open http://127.0.0.1:5000"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import sys
 import tempfile
@@ -326,12 +327,19 @@ class StreamedSplit(ImageSplit):
         return int(self._builder.info.splits[self.name].num_examples)
 
     def in_order(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
-        return _without_autotune(self._images_at(indices).batch(batch_size).prefetch(PREFETCH_BATCHES))
+        return self._finish(self._images_at(indices).batch(batch_size), math.ceil(len(indices) / batch_size))
 
     def epochs(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
         # `repeat` comes last, so that each epoch is shuffled anew and ends with its own smaller batch.
         shuffled = self._images_at(indices).shuffle(self._shuffle_buffer, seed=seed, reshuffle_each_iteration=True)
-        return _without_autotune(shuffled.batch(batch_size).repeat(epochs).prefetch(PREFETCH_BATCHES))
+        return self._finish(shuffled.batch(batch_size).repeat(epochs), math.ceil(len(indices) / batch_size) * epochs)
+
+    def _finish(self, batches: tf.data.Dataset, count: int) -> tf.data.Dataset:
+        import tensorflow as tf
+
+        # Behind a filter TensorFlow cannot count the batches, and Keras would warn that it ran out of data.
+        counted = batches.apply(tf.data.experimental.assert_cardinality(count))
+        return _without_autotune(counted.prefetch(PREFETCH_BATCHES))
 
     def _images_at(self, indices: np.ndarray) -> tf.data.Dataset:
         wanted = np.zeros(len(self), dtype=bool)

@@ -107,6 +107,13 @@ def test_pipelines_run_without_the_autotuner(tmp_path: Path) -> None:
             assert pipeline.options().autotune.enabled is False
 
 
+@pytest.mark.parametrize("cache", list(Cache))
+def test_keras_does_not_run_out_of_data(tmp_path: Path, cache: Cache) -> None:
+    data = _load(tmp_path, cache=cache)
+    assert int(data.validation(32).cardinality()) == 5  # ⌈144 / 32⌉
+    assert sum(1 for _ in data.train(32, epochs=2)) == 2 * 41  # 2 · ⌈1,293 / 32⌉
+
+
 def test_resizing_averages_and_rounds() -> None:
     checkerboard = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (2, 2))[np.newaxis, ..., np.newaxis]
     assert resize(checkerboard, (4, 4)).numpy().tolist() == checkerboard.tolist()
