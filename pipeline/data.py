@@ -240,8 +240,9 @@ class Data:
     def train(self, batch_size: int, epochs: int) -> tf.data.Dataset:
         """All epochs, one after the other, as batches of uint8 (B, H, W, C) and int64 (B,).
 
-        The order of an epoch is a function of the seed and the epoch's number and of nothing else, so that every head
-        sees the same batches. An epoch is ⌈images / batch_size⌉ batches, the last of them smaller.
+        The order of an epoch is a function of the seed and the epoch's number (with `cache=none` also of TensorFlow's
+        global seed, which `build_model` sets to the run's), so that every head sees the same batches. An epoch is
+        ⌈images / batch_size⌉ batches, the last of them smaller.
         """
         return self.train_split.epochs(self.train_indices, batch_size, epochs, self.seed)
 
