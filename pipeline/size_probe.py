@@ -11,12 +11,13 @@ import numpy as np
 from pipeline.backbones import Backbone, ImageTooSmallError
 from pipeline.data import Data, DatasetFacts, resize
 from pipeline.errors import ConfigError, require, require_at_least
-from pipeline.evaluation import accuracy, logits_function
+from pipeline.evaluation import logits_function
 from pipeline.heads import Head, Size, Verdict, size_text
 from pipeline.model import join
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
 
 GRADIENT_IMAGES = 16
 """Feature maps whose gradients are taken together; a cell counts as seen if it matters for any of them."""
@@ -106,6 +107,8 @@ class MeasuredSize:
         resize_accuracy: Top-1 accuracy on test images resized to this size; NaN if refused.
         canvas_accuracy: Top-1 accuracy on test images laid on a canvas of this size; NaN if refused.
         reason: One sentence for people.
+        resize_classes: Class predicted for each resized test image, (N,); None if refused.
+        canvas_classes: Class predicted for each test image laid on a canvas, (N,); None if refused.
     """
 
     size: Size
@@ -115,6 +118,8 @@ class MeasuredSize:
     resize_accuracy: float
     canvas_accuracy: float
     reason: str
+    resize_classes: np.ndarray | None = None
+    canvas_classes: np.ndarray | None = None
 
 
 def plan_sizes(backbone: Backbone, head: Head, probe: SizeProbe, facts: DatasetFacts) -> list[PlannedSize]:
@@ -166,7 +171,13 @@ def _plan_size(
 
 
 def measure_sizes(
-    model: keras.Model, backbone: Backbone, head: Head, probe: SizeProbe, data: Data, test_logits: np.ndarray
+    model: keras.Model,
+    backbone: Backbone,
+    head: Head,
+    probe: SizeProbe,
+    data: Data,
+    test_logits: np.ndarray,
+    test_labels: np.ndarray,
 ) -> list[MeasuredSize]:
     """What the trained model does at each probed size.
 
@@ -180,13 +191,15 @@ def measure_sizes(
         probe: Which sizes, how many images.
         data: Where the test images come from.
         test_logits: The model's logits (N, K) on the test split at the training size.
+        test_labels: Its labels (N,).
 
     Raises:
         ContractError: A rebuilt model answers with something else than finite numbers.
     """
     native_map = backbone.map_shape(model.get_layer("backbone"), data.facts.image_size)[:2]
+    native_classes, labels = test_logits.argmax(axis=1)[: probe.max_images], test_labels[: probe.max_images]
     return [
-        _measure_size(model, backbone, head, probe, data, test_logits, native_map, size)
+        _measure_size(model, backbone, head, probe, data, native_classes, labels, native_map, size)
         for size in probe.image_sizes(data.facts.image_size)
     ]
 
@@ -197,7 +210,8 @@ def _measure_size(
     head: Head,
     probe: SizeProbe,
     data: Data,
-    test_logits: np.ndarray,
+    native_classes: np.ndarray,
+    labels: np.ndarray,
     native_map: Size,
     size: Size,
 ) -> MeasuredSize:
@@ -220,14 +234,22 @@ def _measure_size(
     whole = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
     verdict = whole if seen_fraction == 1 else Verdict.CROPS
     if size == data.facts.image_size:
-        labels = np.concatenate([labels for _, labels in data.test(probe.batch_size).as_numpy_iterator()])
-        resized = canvas = accuracy(test_logits[: probe.max_images], labels[: probe.max_images])
+        resized = on_canvas = native_classes
     else:
         # A model for images of any size is its own rebuilt model; reusing it saves a trace for each size.
         probed = model if head.takes_any_size else join(extractor, rebuilt, size)
-        resized, canvas = _accuracies(probed, probe, data, size)
-    reason = f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts"
-    return MeasuredSize(size, map_shape[:2], verdict, seen_fraction, resized, canvas, reason)
+        resized, on_canvas = _predict(probed, probe, data, size)
+    return MeasuredSize(
+        size=size,
+        map_size=map_shape[:2],
+        verdict=verdict,
+        seen_fraction=seen_fraction,
+        resize_accuracy=float(np.mean(resized == labels)),
+        canvas_accuracy=float(np.mean(on_canvas == labels)),
+        reason=f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts",
+        resize_classes=resized,
+        canvas_classes=on_canvas,
+    )
 
 
 def rebuild(head: Head, trained: keras.Model, map_shape: tuple[int, int, int], native: Size) -> keras.Model:
@@ -253,26 +275,27 @@ def rebuild(head: Head, trained: keras.Model, map_shape: tuple[int, int, int], n
     return rebuilt
 
 
-def _accuracies(model: keras.Model, probe: SizeProbe, data: Data, size: Size) -> tuple[float, float]:
-    """Top-1 accuracy on resized test images and on test images laid on a canvas."""
+def _predict(model: keras.Model, probe: SizeProbe, data: Data, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """The classes predicted for resized test images and for test images laid on a canvas, (N,) each."""
     logits_of = logits_function(model)
     height, width = data.facts.image_size
     # As many pixels as a batch at the training size, so that memory stays bounded.
     batch_size = max(1, min(probe.batch_size, probe.batch_size * height * width // (size[0] * size[1])))
     tops, lefts = canvas_places(len(data.test_split), (height, width), size, probe.seed)
+
+    def classes(images: np.ndarray | tf.Tensor) -> np.ndarray:
+        logits = logits_of(images).numpy()
+        if not np.isfinite(logits).all():
+            raise ContractError(f"the model answers {size_text(size)} px images with logits that are not finite")
+        return logits.argmax(axis=1)
+
     start = 0
-    logits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    all_labels = []
-    for images, labels in data.test(batch_size, probe.max_images).as_numpy_iterator():
-        all_labels.append(labels)
-        logits[0].append(logits_of(resize(images, size)).numpy())
+    resized, on_canvas = [], []
+    for images, _ in data.test(batch_size, probe.max_images).as_numpy_iterator():
         batch = slice(start, start := start + len(images))
-        logits[1].append(logits_of(lay_on_canvas(images, size, tops[batch], lefts[batch])).numpy())
-    resized, canvas = (np.concatenate(batches) for batches in logits)
-    if not (np.isfinite(resized).all() and np.isfinite(canvas).all()):
-        raise ContractError(f"the model answers {size_text(size)} px images with logits that are not finite")
-    truth = np.concatenate(all_labels)
-    return accuracy(resized, truth), accuracy(canvas, truth)
+        resized.append(classes(resize(images, size)))
+        on_canvas.append(classes(lay_on_canvas(images, size, tops[batch], lefts[batch])))
+    return np.concatenate(resized), np.concatenate(on_canvas)
 
 
 def canvas_places(count: int, native: Size, size: Size, seed: int) -> tuple[np.ndarray, np.ndarray]:

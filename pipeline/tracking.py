@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.cost import Cost
     from pipeline.data import Data, DatasetFacts, ImageSplit
+    from pipeline.pairing import Pairing
     from pipeline.size_probe import MeasuredSize, PlannedSize
     from pipeline.training import Fit
 
@@ -186,6 +187,12 @@ class RunRecord:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
 
+    def pairing(self, pairing: Pairing) -> None:
+        """Records what the run starts from, for a comparison to see which runs differ in their head alone."""
+        import mlflow
+
+        mlflow.set_tags({f"pairing.{name}": digest for name, digest in asdict(pairing).items()})
+
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Records the metrics that Keras gives after epoch `epoch`, counted from 0, at step `epoch` + 1."""
         import mlflow
@@ -210,13 +217,8 @@ class RunRecord:
         import pandas as pd
 
         mlflow.log_metrics({"test/accuracy": accuracy, "test/loss": loss})
-        table = pd.DataFrame({"example_id": np.arange(len(labels)), "label": labels})
-        for column in range(logits.shape[1]):
-            table[f"logit_{column}"] = logits[:, column]
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / "predictions.parquet"
-            table.to_parquet(path, index=False)
-            mlflow.log_artifact(str(path))
+        columns = {f"logit_{column}": logits[:, column] for column in range(logits.shape[1])}
+        _log_parquet(pd.DataFrame({"example_id": np.arange(len(labels)), "label": labels, **columns}), "predictions")
 
     def cost(self, cost: Cost) -> None:
         """Records parameter counts, operations and time."""
@@ -228,12 +230,17 @@ class RunRecord:
                 "params/backbone": cost.parameters_backbone,
                 "params/head": cost.parameters_head,
                 "cost/flops": cost.flops,
+                "cost/memory_bytes": cost.memory_bytes,
                 "cost/ms_per_image": cost.ms_per_image,
             }
         )
 
-    def sizes(self, planned: list[PlannedSize], measured: list[MeasuredSize]) -> None:
-        """Records what happens at each image size: metrics with step = height in pixels, tags, table, figure."""
+    def sizes(self, planned: list[PlannedSize], measured: list[MeasuredSize], labels: np.ndarray) -> None:
+        """Records what happens at each image size: metrics with step = height in pixels, tags, table, figure.
+
+        The class predicted for each test image goes to `size_predictions.parquet`, a column for each size and way of
+        making the image; `labels` (N,) are the true ones.
+        """
         import mlflow
         import pandas as pd
         from mlflow.entities import Metric, RunTag
@@ -266,6 +273,7 @@ class RunRecord:
             )
         mlflow.MlflowClient().log_batch(self.run_id, metrics=metrics, tags=tags)
         mlflow.log_table(pd.DataFrame(rows).astype(object), "size_behavior.json")
+        _log_parquet(_size_predictions(measured, labels), "size_predictions")
         mlflow.log_figure(_size_figure(measured), "size_behavior.png", save_kwargs={"dpi": 120})
 
     def model(self, model: keras.Model, class_names: tuple[str, ...]) -> None:
@@ -367,6 +375,28 @@ def _leaves(config: Config) -> list[tuple[str, Any]]:
                 yield name, getattr(value, "value", value)
 
     return list(walk(OmegaConf.structured(config), ""))
+
+
+def _size_predictions(measured: list[MeasuredSize], labels: np.ndarray) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {
+        f"{mode}_{result.size[0]:03d}px": classes
+        for result in measured
+        for mode, classes in (("resize", result.resize_classes), ("canvas", result.canvas_classes))
+        if classes is not None
+    }
+    probed = labels[: len(next(iter(columns.values())))]
+    return pd.DataFrame({"example_id": np.arange(len(probed)), "label": probed, **columns})
+
+
+def _log_parquet(table: pd.DataFrame, name: str) -> None:
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / f"{name}.parquet"
+        table.to_parquet(path, index=False)
+        mlflow.log_artifact(str(path))
 
 
 def _mlflow_dataset(facts: DatasetFacts, split: ImageSplit) -> Any:

@@ -24,6 +24,7 @@ def train(config: Config, composed: str, sweep: str | None = None) -> float:
     from pipeline.cost import measure_cost
     from pipeline.evaluation import accuracy, cross_entropy, predict
     from pipeline.model import build_model
+    from pipeline.pairing import pairing_of
     from pipeline.size_probe import check_plan, measure_sizes, plan_sizes
     from pipeline.training import fit
 
@@ -38,6 +39,7 @@ def train(config: Config, composed: str, sweep: str | None = None) -> float:
         log.info("%s on %s, %s, seed %d", head.name, facts.name, backbone.name, config.seed)
         with strategy.scope():
             model = build_model(backbone, head, facts.image_shape, facts.classes, config.seed)
+            record.pairing(pairing_of(data, model, config.training.batch_size))
             result = fit(model, data, config.training, record.epoch)
         record.fit(result)
         if config.tracking.log_model:
@@ -46,9 +48,9 @@ def train(config: Config, composed: str, sweep: str | None = None) -> float:
         record.test(logits, labels, accuracy(logits, labels), cross_entropy(logits, labels))
         log.info("  test accuracy %.4f", accuracy(logits, labels))
         record.cost(measure_cost(model, facts.image_shape))
-        measured = measure_sizes(model, backbone, head, probe, data, logits)
+        measured = measure_sizes(model, backbone, head, probe, data, logits, labels)
         check_plan(head, planned, measured)
-        record.sizes(planned, measured)
+        record.sizes(planned, measured, labels)
     return result.validation_accuracy
 
 

@@ -106,7 +106,7 @@ def test_measurement_agrees_with_the_plan(digits: Data, head: Head) -> None:
     probe = SizeProbe(sizes=[3, 8, 14, 16, 20, 28, 32], max_images=100)
     model = _model(head)
     logits, labels = predict(model, digits.test(100))
-    measured = measure_sizes(model, SmallFcn(), head, probe, digits, logits)
+    measured = measure_sizes(model, SmallFcn(), head, probe, digits, logits, labels)
     planned = plan_sizes(SmallFcn(), head, probe, digits.facts)
     check_plan(head, planned, measured)
     by_height = {result.size[0]: result for result in measured}
@@ -120,8 +120,8 @@ def test_measurement_agrees_with_the_plan(digits: Data, head: Head) -> None:
 def test_a_disagreement_fails_loudly(digits: Data) -> None:
     head, probe = AveragePool(), SizeProbe(sizes=[20], max_images=50)
     model = _model(head)
-    logits, _ = predict(model, digits.test(100))
-    measured = measure_sizes(model, SmallFcn(), head, probe, digits, logits)
+    logits, labels = predict(model, digits.test(100))
+    measured = measure_sizes(model, SmallFcn(), head, probe, digits, logits, labels)
     planned = plan_sizes(SmallFcn(), head, probe, digits.facts)
     check_plan(head, planned, measured)
 
@@ -139,7 +139,7 @@ def test_a_bug_is_not_taken_for_a_refusal(digits: Data, monkeypatch: pytest.Monk
     model = _model(head)
     monkeypatch.setattr(GlobalAveragePool, "build", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        measure_sizes(model, SmallFcn(), head, SizeProbe(sizes=[20]), digits, np.zeros((360, 10)))
+        measure_sizes(model, SmallFcn(), head, SizeProbe(sizes=[20]), digits, np.zeros((360, 10)), np.zeros(360))
 
 
 def test_equal_weights_give_equal_logits_on_the_whole_test_split(digits: Data) -> None:
@@ -154,14 +154,19 @@ def test_equal_weights_give_equal_logits_on_the_whole_test_split(digits: Data) -
 @pytest.mark.parametrize("head", [FlattenDense(), AveragePool(), GlobalAveragePool()], ids=lambda head: head.name)
 def test_batches_of_another_size_measure_the_same(digits: Data, head: Head) -> None:
     model = _model(head)
-    logits, _ = predict(model, digits.test(100))
+    logits, labels = predict(model, digits.test(100))
     first, second = (
-        measure_sizes(model, SmallFcn(), head, SizeProbe(sizes=[20], batch_size=batch), digits, logits)
+        measure_sizes(model, SmallFcn(), head, SizeProbe(sizes=[20], batch_size=batch), digits, logits, labels)
         for batch in (360, 77)
     )
     for one, other in zip(first, second, strict=True):
         assert one.canvas_accuracy == pytest.approx(other.canvas_accuracy, nan_ok=True)
         assert one.resize_accuracy == pytest.approx(other.resize_accuracy, nan_ok=True)
+        for classes, others in ((one.resize_classes, other.resize_classes), (one.canvas_classes, other.canvas_classes)):
+            assert (classes is None) == (others is None) == (one.verdict is Verdict.REFUSES)
+            if classes is not None and others is not None:
+                assert classes.shape == others.shape == (360,)
+                assert np.mean(classes != others) < 0.01  # Rounding may turn a tie.
 
 
 def test_a_dead_hidden_layer_does_not_hide_the_map() -> None:
@@ -178,8 +183,8 @@ def test_non_square_images_keep_their_shape_and_are_measured(tmp_path: Path) -> 
     data = Dataset(name="digits", version="1.0.0", image_size=[12, 24]).load(0, tmp_path)
     head, probe = AveragePool(), SizeProbe(sizes=[4, 8, 16, 18, 24], max_images=50)
     model = build_model(SmallFcn(), head, (12, 24, 1), 10, seed=0)
-    logits, _ = predict(model, data.test(100))
-    measured = measure_sizes(model, SmallFcn(), head, probe, data, logits)
+    logits, labels = predict(model, data.test(100))
+    measured = measure_sizes(model, SmallFcn(), head, probe, data, logits, labels)
     check_plan(head, plan_sizes(SmallFcn(), head, probe, data.facts), measured)
     # Maps of 1×2, 2×4, 3×6, 4×8, 5×9 and 6×12 cells: the window is 3×6, twice that is 6×12.
     assert [(result.size, result.map_size, result.verdict.value) for result in measured] == [

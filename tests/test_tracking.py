@@ -110,6 +110,24 @@ def test_flops_are_those_of_the_convolutions_and_the_dense_layer(runs: dict[str,
         assert runs[head].data.metrics["cost/ms_per_image"] > 0
 
 
+def test_runs_of_one_seed_started_from_the_same(runs: dict[str, Run]) -> None:
+    for fact in ("split", "batches", "backbone"):
+        (digest,) = {run.data.tags[f"pairing.{fact}"] for run in runs.values()}
+        assert len(digest) == 32
+
+
+def test_predictions_by_size_give_the_recorded_accuracies(client: MlflowClient, runs: dict[str, Run]) -> None:
+    for run in runs.values():
+        table = pd.read_parquet(_artifact(client, run, "size_predictions.parquet"))
+        assert len(table) == 360
+        for mode in ("resize", "canvas"):
+            for px, recorded in _history(client, run, f"size/{mode}/accuracy").items():
+                column = f"{mode}_{px:03d}px"
+                assert (column in table) == (not math.isnan(recorded))
+                if column in table:
+                    assert (table[column] == table["label"]).mean() == pytest.approx(recorded, abs=1e-12)
+
+
 def test_learning_curves_have_epochs_as_steps(client: MlflowClient, runs: dict[str, Run]) -> None:
     for run in runs.values():
         for key in ("train/accuracy", "train/loss", "val/accuracy", "val/loss"):

@@ -1,0 +1,53 @@
+"""What two runs must share so that their difference is the head's: split, batches, and the backbone's first weights."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+
+    from pipeline.data import Data
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Digests, each the first 32 hexadecimal digits of a SHA-256, of what a run started from.
+
+    Attributes:
+        split: The prepared files, and which of their images are trained on, held out and tested on.
+        batches: The first training batch, pixel by pixel, in its order.
+        backbone: The backbone's initial weights.
+    """
+
+    split: str
+    batches: str
+    backbone: str
+
+
+def pairing_of(data: Data, untrained: keras.Model, batch_size: int) -> Pairing:
+    """The facts of a run about to start, taken from the data and weights themselves and not from its settings.
+
+    Args:
+        data: The run's data.
+        untrained: What `build_model` gives.
+        batch_size: Of the training.
+    """
+    images, labels = next(iter(data.train(batch_size, epochs=1).as_numpy_iterator()))
+    splits = (data.train_split.digest, data.test_split.digest)
+    return Pairing(
+        split=_digest(*splits, data.train_indices, data.validation_indices),
+        batches=_digest(images, labels),
+        backbone=_digest(*untrained.get_layer("backbone").get_weights()),
+    )
+
+
+def _digest(*parts: str | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:32]
