@@ -1,6 +1,6 @@
 # make heads      train the three heads with three seeds on the embedded digits, and print one table
 # make test       run the tests
-# make dashboard  serve the results on http://127.0.0.1:5000
+# make dashboard  serve the results, on http://127.0.0.1:5000 or with PORT=5001 elsewhere
 # make lint       ruff and mypy
 #
 # Each sets up .venv first if need be. PYTHON chooses the interpreter, 3.11 or newer.
@@ -23,10 +23,7 @@ lint: .venv/.development
 	$(BIN)/mypy
 
 dashboard: .venv/.runtime
-	@test -f outputs/mlflow.db || { echo "There are no results yet: run make heads first." >&2; exit 1; }
-	@echo "Open http://127.0.0.1:$(PORT) and stop with Ctrl-C."
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
-		--backend-store-uri "sqlite:///$(CURDIR)/outputs/mlflow.db"
+	$(BIN)/python -m pipeline.dashboard port=$(PORT)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

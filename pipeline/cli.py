@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -95,6 +96,15 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+def command_line() -> str:
+    """What to type to run just this job again, also if it was one of a sweep."""
+    hydra_config = HydraConfig.get()
+    overrides = [text for text in hydra_config.overrides.task if not text.startswith("hydra.")]
+    if hydra_config.runtime.choices.get("study") not in (None, "null"):
+        overrides.append("hydra.mode=RUN")  # A study would start all of its runs.
+    return shlex.join(["python", "-m", "pipeline.train", *overrides])
 
 
 def sweep_name() -> str | None:

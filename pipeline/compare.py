@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +10,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
-from pipeline import cli, tracking
-from pipeline.config import PROJECT_ROOT, absolute
-from pipeline.heads import Verdict
+from pipeline import cli
+from pipeline.config import PROJECT_ROOT, Comparison, absolute, to_typed
+from pipeline.errors import ConfigError, UserError, suggestion
+from pipeline.tracking import store, study, views
+from pipeline.tracking.store import Tracking
+from pipeline.verdicts import summarize
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,35 +26,57 @@ MODES = {"resize": "image resized", "canvas": "image at its scale on a canvas, o
 
 
 class PrintStudyTable(Callback):
-    """Prints the table of a study when the last of its runs has ended. Hydra calls it."""
+    """Prints the comparison of a sweep when the last of its runs has ended. Hydra calls it."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        settings = tracking.Tracking(**{key: config.tracking[key] for key in config.tracking})
+        settings = Tracking(**{key: config.tracking[key] for key in config.tracking})
         output_path = absolute(config.output_dir)
-        sweep = cli.sweep_name_of(config.hydra.sweep.dir)
-        runs = tracking.study_runs(settings, output_path, sweep)
-        finished = runs[runs["status"] == "FINISHED"] if len(runs) else runs
-        console = cli.console()
-        if finished.empty:
-            return
-        for names, group in finished.groupby(["tags.backbone", "tags.dataset", "params.image_size"], sort=False):
-            backbone, dataset, size = names
-            title = f"{backbone} on {dataset} at {size} px"
-            console.print()
-            console.print(study_table(group, title))
-            picture = output_path / "studies" / sweep / f"{backbone}-{dataset}-{size}.png".replace("/", "-")
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            size_figure(group, tracking.size_histories(group["run_id"]), title).savefig(picture)
-            console.print(f"Accuracy by image size: {picture}", soft_wrap=True)
-        console.print(_how_to_look(settings, output_path), soft_wrap=True)
+        store.open_store(settings, output_path)
+        runs = _finished(study.runs_of_sweep(cli.sweep_name_of(config.hydra.sweep.dir)))
+        if not runs.empty:
+            show(runs, settings, output_path)
+
+
+def show(runs: pd.DataFrame, settings: Tracking, output_path: Path) -> None:
+    """Prints tables, draws figures, prepares the dashboard's views, and prints the links that open them.
+
+    Args:
+        runs: Finished runs of one sweep, as `mlflow.search_runs` gives them.
+        settings: Where they are recorded.
+        output_path: Where the figures go.
+    """
+    console = cli.console()
+    for names, group in runs.groupby(["tags.backbone", "tags.dataset", "params.image_size"], sort=False):
+        backbone, dataset, size = names
+        title = f"{backbone} on {dataset} at {size} px"
+        console.print()
+        console.print(study_table(group, title))
+        picture = output_path / "studies" / group["tags.sweep"].iloc[0] / f"{backbone}-{dataset}-{size}.png"
+        picture = picture.with_name(picture.name.replace("/", "-"))
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        size_figure(group, study.size_histories(group["run_id"]), title).savefig(picture)
+        console.print(f"Accuracy by image size: {picture}", soft_wrap=True)
+    console.print(how_to_look(study.publish_views(runs), settings, output_path), soft_wrap=True)
+
+
+def show_run(run_id: str, settings: Tracking, output_path: Path) -> None:
+    """Prepares the dashboard's view of all runs of an experiment, and prints the links of it and of one run's page."""
+    run = study.run(run_id)
+    page = views.run_link(store.server_address(settings), run["experiment_id"].iloc[0], run_id)
+    console = cli.console()
+    console.print(how_to_look(study.publish_views(run), settings, output_path), soft_wrap=True)
+    console.print(f"This run: {page}", soft_wrap=True)
+
+
+def _finished(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["status"] == "FINISHED"] if len(runs) else runs
 
 
 def arms(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The runs that differ in nothing but their seed, under the head's name and whatever else tells them apart."""
     labelled = []
     for head, of_head in runs.groupby("tags.head", sort=False):
-        settings = [column for column in of_head if str(column).startswith("params.") and column != "params.seed"]
-        varied = [column for column in settings if of_head[column].nunique(dropna=False) > 1]
+        varied = [f"params.{name}" for name in study.varied_params(of_head)]
         if not varied:
             labelled.append((str(head), of_head))
             continue
@@ -81,7 +104,7 @@ def study_table(runs: pd.DataFrame, title: str) -> Table:
     for label, arm in arms(runs):
         accuracies = arm["metrics.test/accuracy"]
         spread = f" ± {accuracies.std(ddof=1):.4f}" if len(accuracies) > 1 else ""
-        verdicts = size_verdicts(arm.iloc[0])
+        verdicts = study.size_verdicts(arm.iloc[0])
         table.add_row(
             label,
             str(len(arm)),
@@ -100,7 +123,7 @@ def size_figure(runs: pd.DataFrame, histories: dict[str, dict[str, dict[int, flo
 
     Args:
         runs: As for `study_table`.
-        histories: Of each run id, what `tracking.size_histories` gives.
+        histories: Of each run id, what `tracking.study.size_histories` gives.
         title: What the runs have in common.
 
     Returns:
@@ -139,39 +162,37 @@ def size_figure(runs: pd.DataFrame, histories: dict[str, dict[str, dict[int, flo
     return figure
 
 
-def size_verdicts(run: pd.Series) -> dict[int, Verdict]:
-    """The verdict at each probed height in pixels, ascending, from the tags of a run."""
-    found = {}
-    for column, value in run.items():
-        match = re.fullmatch(r"tags\.size\.(\d+)px", str(column))
-        if match and isinstance(value, str):
-            found[int(match.group(1))] = Verdict(value)
-    return dict(sorted(found.items()))
-
-
-def summarize(verdicts: dict[int, Verdict]) -> str:
-    """`refuses (4 px), crops (10–12 px)`: neighbours with one verdict together, a lone verdict without sizes."""
-    if not verdicts:
-        return "not probed"
-    groups = [
-        (verdict, [px for px, _ in group])
-        for verdict, group in itertools.groupby(verdicts.items(), key=lambda item: item[1])
-    ]
-    if len(groups) == 1:
-        return groups[0][0].value
-    return ", ".join(
-        f"{verdict.value} ({sizes[0]}–{sizes[-1]} px)" if len(sizes) > 1 else f"{verdict.value} ({sizes[0]} px)"
-        for verdict, sizes in groups
-    )
-
-
-def _how_to_look(settings: tracking.Tracking, output_path: Path) -> str:
-    uri = tracking.store_uri(settings, output_path)
+def how_to_look(prepared: list[study.View], settings: Tracking, output_path: Path) -> str:
+    """What to type, and which address then opens each view."""
+    address = store.server_address(settings)
+    links = [f"{view.experiment}, {view.name}\n  {view.link(address)}" for view in prepared]
     if settings.uri is not None:
-        return f"Recorded in {uri}."
+        return "\n".join(["Compare in the dashboard:", *links])
     # The Makefile serves the clone's own outputs/ only.
     served = output_path == PROJECT_ROOT / "outputs" and (PROJECT_ROOT / "Makefile").is_file()
-    return (
-        f"Dashboard: {'make dashboard, or ' if served else ''}MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server "
-        f"--workers 1 --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}\nthen open http://127.0.0.1:5000"
-    )
+    command = "make dashboard" if served else f"python -m pipeline.dashboard output_dir={shlex.quote(str(output_path))}"
+    return "\n".join([f"Compare in the dashboard: {command}, then open", *links])
+
+
+@cli.command("compare")
+def main(composed: DictConfig) -> None:
+    """Composes, finds the runs, and shows them."""
+    config = to_typed(composed, Comparison)
+    store.open_store(config.tracking, config.output_path, create=False)
+    runs = study.newest_runs(config.study) if config.sweep is None else study.runs_of_sweep(config.sweep)
+    if runs.empty:
+        known = study.studies()
+        raise ConfigError(
+            "study" if config.sweep is None else "sweep",
+            config.study if config.sweep is None else config.sweep,
+            "no run was recorded under this name",
+            f"Recorded studies: {', '.join(known) or 'none'}. {suggestion(config.study, known)}".strip(),
+        )
+    finished = _finished(runs)
+    if finished.empty:
+        raise UserError(f"study={config.study}: none of its {len(runs)} runs has finished yet.")
+    show(finished, config.tracking, config.output_path)
+
+
+if __name__ == "__main__":
+    main()

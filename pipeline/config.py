@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -15,13 +15,14 @@ from pipeline.data import Dataset
 from pipeline.errors import ConfigError, require, suggestion
 from pipeline.heads import HEADS, Head
 from pipeline.size_probe import SizeProbe
-from pipeline.tracking import Tracking
+from pipeline.tracking.store import DASHBOARD_PORT, Tracking
 from pipeline.training import KeepWeights, Training
 
 _PACKAGE = Path(__file__).resolve().parent
 PROJECT_ROOT = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
 """Holds `conf/` and `experiments/`: the repository, or the package itself once it is installed from a wheel."""
 CONFIG_DIR = PROJECT_ROOT / "conf"
+T = TypeVar("T")
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Config:
         tracking: Where results are recorded.
         seed: Draws the validation part, the order of the images and the initial weights.
         study: Name of the study that the run belongs to.
+        question: What the study asks, for the dashboard and the report.
         output_dir: Directory of everything that is written: the MLflow store, caches, Hydra's logs.
     """
 
@@ -48,6 +50,7 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     seed: int = 0
     study: str | None = None
+    question: str | None = None
     output_dir: str = "outputs"
 
     def __post_init__(self) -> None:
@@ -66,6 +69,47 @@ class Config:
         return absolute(self.output_dir)
 
 
+@dataclass
+class Comparison:
+    """Which runs are compared.
+
+    Attributes:
+        study: Name of the study; its newest call in each experiment is compared.
+        sweep: An older call, by the tag `sweep` of its runs; null for the newest.
+        tracking: Where the results were recorded.
+        output_dir: As it was for the runs; pictures are written there.
+    """
+
+    study: str = MISSING
+    sweep: str | None = None
+    tracking: Tracking = field(default_factory=Tracking)
+    output_dir: str = "outputs"
+
+    @property
+    def output_path(self) -> Path:
+        return absolute(self.output_dir)
+
+
+@dataclass
+class Dashboard:
+    """How the dashboard is served.
+
+    Attributes:
+        port: On 127.0.0.1.
+        output_dir: As it was for the runs that are to be seen.
+    """
+
+    port: int = DASHBOARD_PORT
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        require(1 <= self.port <= 65535, "port", self.port, "must lie in [1, 65535]", "Use for example port=5000.")
+
+    @property
+    def output_path(self) -> Path:
+        return absolute(self.output_dir)
+
+
 def absolute(path: str) -> Path:
     """The absolute path, `~` expanded."""
     return Path(path).expanduser().absolute()
@@ -76,6 +120,8 @@ def register() -> None:
     store = ConfigStore.instance()
     # Under schema/, not in the groups themselves, where they would show up as selectable options.
     store.store(group="schema", name="config", node=Config)
+    store.store(group="schema", name="comparison", node=Comparison)
+    store.store(group="schema", name="dashboard", node=Dashboard)
     store.store(group="schema", name="dataset", node=Dataset)
     for group, classes in (("backbone", BACKBONES), ("head", HEADS)):
         for option in classes:
@@ -84,8 +130,8 @@ def register() -> None:
     OmegaConf.register_new_resolver("absolute", lambda path: str(absolute(path)), replace=True)
 
 
-def to_typed(config: DictConfig) -> Config:
-    """Turns what Hydra composed into the typed object, checking every value on the way.
+def to_typed(config: DictConfig, schema: type[T]) -> T:
+    """Turns what Hydra composed into the typed object of class `schema`, checking every value on the way.
 
     Raises:
         ConfigError: A value is out of range, missing, or under a name that does not exist.
@@ -94,7 +140,7 @@ def to_typed(config: DictConfig) -> Config:
         raise ConfigError(key, "???", "has no value", f"Give one, as in {key}=VALUE.")
     _refuse_unknown(config, "")
     typed = OmegaConf.to_object(config)
-    assert isinstance(typed, Config)
+    assert isinstance(typed, schema)
     return typed
 
 

@@ -35,7 +35,7 @@ def plan_table(config: Config, facts: DatasetFacts, planned: list[PlannedSize]) 
 @cli.command("plan")
 def main(composed: DictConfig) -> None:
     """Composes, checks and prints one plan."""
-    config = to_typed(composed)
+    config = to_typed(composed, Config)
     cli.import_tensorflow()
     from pipeline.size_probe import plan_sizes
 

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import cli, tracking
+from pipeline import cli, run_page
+from pipeline.compare import show_run
 from pipeline.config import Config, to_typed
+from pipeline.tracking import store
+from pipeline.tracking.record import start_run
 
 log = logging.getLogger("pipeline")
 
 
-def train(config: Config, composed: str, sweep: str | None = None) -> float:
-    """Trains one head, measures it, records it, and returns the validation accuracy of the weights that it kept.
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        run_id: MLflow's.
+        validation_accuracy: Of the weights that it kept; NaN without validation images.
+    """
+
+    run_id: str
+    validation_accuracy: float
+
+
+def train(config: Config, composed: str, sweep: str | None = None, command: str | None = None) -> Trained:
+    """Trains one head, measures it, and records it.
 
     Args:
         config: The typed configuration.
         composed: The same as YAML.
-        sweep: See `tracking.start_run`.
+        sweep: See `tracking.record.start_run`.
+        command: What to type to do the same again.
     """
     cli.import_tensorflow()  # Only now that the configuration is known to be valid: it takes seconds.
     from pipeline.cost import measure_cost
@@ -32,10 +50,10 @@ def train(config: Config, composed: str, sweep: str | None = None) -> float:
     strategy = config.training.prepare_devices()
     facts = dataset.describe()
     planned = plan_sizes(backbone, head, probe, facts)
-    tracking.open_store(config.tracking, config.output_path)
+    store.open_store(config.tracking, config.output_path)
     data = dataset.load(config.seed, config.output_path / "cache")
 
-    with tracking.start_run(config, composed, data, sweep) as record:
+    with start_run(config, composed, data, sweep) as record:
         log.info("%s on %s, %s, seed %d", head.name, facts.name, backbone.name, config.seed)
         with strategy.scope():
             model = build_model(backbone, head, facts.image_shape, facts.classes, config.seed)
@@ -47,17 +65,27 @@ def train(config: Config, composed: str, sweep: str | None = None) -> float:
         logits, labels = predict(model, data.test(probe.batch_size))
         record.test(logits, labels, accuracy(logits, labels), cross_entropy(logits, labels))
         log.info("  test accuracy %.4f", accuracy(logits, labels))
-        record.cost(measure_cost(model, facts.image_shape))
+        cost = measure_cost(model, facts.image_shape)
+        record.cost(cost)
         measured = measure_sizes(model, backbone, head, probe, data, logits, labels)
         check_plan(head, planned, measured)
         record.sizes(planned, measured, labels)
-    return result.validation_accuracy
+        text = run_page.describe(facts, cost, accuracy(logits, labels), measured, command, record.picture)
+        record.page(text, run_page.draw(data, logits, labels, measured))
+        if config.tracking.register_as:
+            record.register(config.tracking.register_as, accuracy(logits, labels))
+    return Trained(record.run_id, result.validation_accuracy)
 
 
 @cli.command("train")
 def main(composed: DictConfig) -> float:
     """Composes, checks and runs one training."""
-    return train(to_typed(composed), OmegaConf.to_yaml(composed, resolve=True), cli.sweep_name())
+    config = to_typed(composed, Config)
+    sweep = cli.sweep_name()
+    trained = train(config, OmegaConf.to_yaml(composed, resolve=True), sweep, cli.command_line())
+    if sweep is None:  # The runs of a sweep are shown together, at its end.
+        show_run(trained.run_id, config.tracking, config.output_path)
+    return trained.validation_accuracy
 
 
 if __name__ == "__main__":

@@ -29,14 +29,29 @@ def composed(*overrides: str, command: str = "train") -> DictConfig:
 
 def typed(*overrides: str) -> Config:
     """The typed configuration for a command line."""
-    return schema.to_typed(composed(*overrides))
+    return schema.to_typed(composed(*overrides), Config)
 
 
-def run_program(*arguments: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m ARGUMENTS` as a user does, in a directory of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "140"}
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", help="directory for the pictures that tests/test_browser.py takes")
+
+
+def program_environment() -> dict[str, str]:
+    """Environment of the program as a user runs it, from any directory."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "140"}
+
+
+def run_program(
+    *arguments: str, cwd: Path, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m ARGUMENTS` as a user does, in a directory and with environment variables of its own."""
     return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        env={**program_environment(), **environment},
+        timeout=timeout,
+        capture_output=True,
+        text=True,
     )
 
 

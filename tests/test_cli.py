@@ -55,7 +55,13 @@ def test_the_study_ends_with_one_table_and_the_way_to_the_dashboard(tiny_study: 
         assert cells[2:3] + cells[4:6] == ["1", total, in_head]
         assert above in rows[head]
     assert sum(line.startswith("┏") for line in lines) == 1
-    assert f"sqlite:///{tiny_study}/outputs/mlflow.db" in "\n".join(lines)
+    *_, how, view, link = lines
+    assert how == f"Compare in the dashboard: python -m pipeline.dashboard output_dir={tiny_study}/outputs, then open"
+    assert view == "digits, heads: heads compared"
+    assert link.strip() == (
+        "http://127.0.0.1:5000/#/experiments/1/runs"
+        "?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=study-heads"
+    )
 
 
 def test_the_command_line_wins_over_the_study(tiny_study: Path) -> None:

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from pipeline.compare import arms, size_figure, size_verdicts, study_table, summarize
-from pipeline.heads import Verdict
-
-NATIVE, ADAPTS, CROPS, REFUSES = Verdict.NATIVE, Verdict.ADAPTS, Verdict.CROPS, Verdict.REFUSES
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "text"),
-    [
-        ({}, "not probed"),
-        ({4: REFUSES, 6: REFUSES}, "refuses"),
-        ({4: REFUSES, 6: NATIVE, 7: NATIVE}, "refuses (4 px), native (6–7 px)"),
-        ({10: CROPS, 12: CROPS, 14: REFUSES}, "crops (10–12 px), refuses (14 px)"),
-    ],
-)
-def test_neighbours_with_one_verdict_are_told_together(verdicts: dict[int, Verdict], text: str) -> None:
-    assert summarize(verdicts) == text
+from pipeline.compare import arms, size_figure, study_table
+from tests.conftest import run_program
 
 
 def _runs() -> pd.DataFrame:
@@ -70,14 +56,6 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
     ]
 
 
-def test_verdicts_are_read_from_tags_in_order_of_size() -> None:
-    run = pd.Series(
-        {"tags.size.104px": "adapts", "tags.size.016px": "crops", "tags.size.020px": None, "tags.head": "x"}
-    )
-    assert size_verdicts(run) == {16: CROPS, 104: ADAPTS}
-    assert list(size_verdicts(run)) == [16, 104]
-
-
 def test_the_figure_has_a_line_a_head_and_gaps_where_refused() -> None:
     accuracies = {"a0": [0.5, 0.9, 0.7], "a1": [0.7, 0.94, 0.7], "b0": [math.nan, 0.8, math.nan]}
     accuracies["b1"] = accuracies["b0"]
@@ -93,3 +71,30 @@ def test_the_figure_has_a_line_a_head_and_gaps_where_refused() -> None:
         assert np.isnan(flat.get_ydata()).tolist() == [True, False, True]
         assert [container.get_label() for container in axis.containers] == ["pool", "flat"]
         assert axis.get_xlabel() == "image height / px"
+
+
+def test_a_study_can_be_compared_at_any_time(tiny_study: Path) -> None:
+    result = run_program("pipeline.compare", "study=heads", cwd=tiny_study)
+    assert result.returncode == 0, result.stderr
+    printed = (tiny_study / "stdout.txt").read_text()
+    assert result.stdout.split() == printed[printed.index("small_fcn on digits at") :].split()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["study=haeds"],
+            "no run was recorded under this name. Recorded studies: heads. Did you mean heads?",
+        ),
+        (["study=heads", "sweep=x"], "sweep=x: no run was recorded under this name. Recorded studies: heads."),
+        (["study=heads", "output_dir=elsewhere"], "elsewhere: holds no results: there is no mlflow.db."),
+        ([], "study=???: has no value. Give one, as in study=VALUE."),
+        (["study=heads", "sede=1"], "sede=1: there is no such setting."),
+    ],
+)
+def test_what_cannot_be_compared_is_named(tiny_study: Path, arguments: list[str], message: str) -> None:
+    result = run_program("pipeline.compare", *arguments, cwd=tiny_study)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,27 +1,22 @@
-"""Every MLflow call of the program: the store, one run's record, and reading a study back.
-
-MLflow is imported where it is used, so that composing a configuration stays fast.
-"""
+"""What one run leaves in MLflow."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
-import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipeline.errors import UserError, require
+from pipeline.tracking import store, views
+from pipeline.tracking.study import size_tag
 
 if TYPE_CHECKING:
     import keras
@@ -34,102 +29,6 @@ if TYPE_CHECKING:
     from pipeline.pairing import Pairing
     from pipeline.size_probe import MeasuredSize, PlannedSize
     from pipeline.training import Fit
-
-STORE_FILE = "mlflow.db"
-
-
-@dataclass
-class Tracking:
-    """Where results are recorded.
-
-    Attributes:
-        uri: MLflow tracking URI; null for a SQLite store in `output_dir`.
-        experiment: Name of the MLflow experiment; null for the dataset's name.
-        log_model: Record the trained model.
-    """
-
-    uri: str | None = None
-    experiment: str | None = None
-    log_model: bool = True
-
-    def __post_init__(self) -> None:
-        address = urlsplit(self.uri or "")
-        require(
-            address.username is None and address.password is None,
-            "tracking.uri",
-            f"{address.scheme}://***@{address.hostname}",
-            "must not hold a user or a password, which would be printed and logged",
-            "Set the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead.",
-        )
-
-
-def store_uri(tracking: Tracking, output_path: Path) -> str:
-    """The tracking URI: the configured one, or the absolute one of the SQLite store in `output_path`."""
-    return tracking.uri or f"sqlite:///{output_path / STORE_FILE}"
-
-
-def open_store(tracking: Tracking, output_path: Path) -> None:
-    """Points MLflow at the store, creating the local one if need be. Any number of processes may do so at once.
-
-    Raises:
-        UserError: The server does not answer, or the store cannot be created or read.
-    """
-    # A dead server would block the first call for minutes. Three tries of ten seconds tell as well.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    import mlflow
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    uri = store_uri(tracking, output_path)
-    try:
-        if tracking.uri is None:
-            _create_local_store(output_path)
-        mlflow.set_tracking_uri(uri)
-        mlflow.MlflowClient().search_experiments(max_results=1)
-    except (mlflow.MlflowException, OSError) as error:
-        raise UserError(
-            f"tracking.uri={uri}: the MLflow store does not answer: {str(error).splitlines()[0]}. Start the server, "
-            "or use tracking=local with an output_dir that can be written to."
-        ) from error
-
-
-def _create_local_store(output_path: Path) -> None:
-    import mlflow
-    from filelock import FileLock
-
-    store = output_path / STORE_FILE
-    output_path.mkdir(parents=True, exist_ok=True)
-    # Two processes that both create the tables break the database for good.
-    with FileLock(output_path / f"{STORE_FILE}.lock"):
-        if store.exists():
-            return
-        # Beside it, then renamed: a killed process never leaves half a database under the final name.
-        beside = output_path / f"incomplete-{os.getpid()}-{STORE_FILE}"
-        mlflow.MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
-        beside.replace(store)
-
-
-def _experiment_id(name: str, tracking: Tracking, output_path: Path) -> str:
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        # A server decides for itself where its artifacts go.
-        artifacts = None if tracking.uri else (output_path / "artifacts" / name.replace("/", "-")).as_uri()
-        try:
-            return client.create_experiment(name, artifact_location=artifacts)
-        except mlflow.MlflowException:  # Another process created it meanwhile.
-            experiment = client.get_experiment_by_name(name)
-            if experiment is None:
-                raise
-    if experiment.lifecycle_stage != "active":
-        raise UserError(
-            f"tracking.experiment={name}: this MLflow experiment was deleted. Bring it back with mlflow experiments "
-            f"restore --experiment-id {experiment.experiment_id}, or use another name with tracking.experiment=NAME."
-        )
-    return experiment.experiment_id
 
 
 @contextmanager
@@ -145,7 +44,8 @@ def start_run(config: Config, composed: str, data: Data, sweep: str | None) -> I
     import mlflow
 
     facts = data.facts
-    experiment_id = _experiment_id(experiment_name(config.tracking, facts), config.tracking, config.output_path)
+    name = config.tracking.experiment or facts.name
+    experiment_id = store.experiment_id(name, config.tracking, config.output_path)
     tags = {
         "head": config.head.name,
         "dataset": facts.name,
@@ -157,14 +57,14 @@ def start_run(config: Config, composed: str, data: Data, sweep: str | None) -> I
         tags["study"] = config.study
     if sweep is not None:
         tags["sweep"] = sweep
-    name = f"{config.head.name} seed {config.seed}"
-    run = mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags)
+    run_name = f"{config.head.name} seed {config.seed}"
+    run = mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags=tags)
     try:
         mlflow.log_params(_params(config, data))
         mlflow.log_text(composed, "config.yaml")
         mlflow.log_input(_mlflow_dataset(facts, data.train_split), context="training")
         mlflow.log_input(_mlflow_dataset(facts, data.test_split), context="testing")
-        yield RunRecord(run.info.run_id)
+        yield RunRecord(experiment_id, run.info.run_id, tags)
     except (KeyboardInterrupt, SystemExit):
         mlflow.end_run("KILLED")
         raise
@@ -176,16 +76,12 @@ def start_run(config: Config, composed: str, data: Data, sweep: str | None) -> I
     mlflow.end_run("FINISHED")
 
 
-def experiment_name(tracking: Tracking, facts: DatasetFacts) -> str:
-    """Name of the MLflow experiment that a run belongs to."""
-    return tracking.experiment or facts.name
-
-
 class RunRecord:
     """What is recorded of one run. Names of metrics, tags and files are fixed: dashboards depend on them."""
 
-    def __init__(self, run_id: str) -> None:
-        self.run_id = run_id
+    def __init__(self, experiment_id: str, run_id: str, tags: dict[str, str]) -> None:
+        self.experiment_id, self.run_id, self._tags = experiment_id, run_id, tags
+        self._model_uri = ""
 
     def pairing(self, pairing: Pairing) -> None:
         """Records what the run starts from, for a comparison to see which runs differ in their head alone."""
@@ -236,7 +132,7 @@ class RunRecord:
         )
 
     def sizes(self, planned: list[PlannedSize], measured: list[MeasuredSize], labels: np.ndarray) -> None:
-        """Records what happens at each image size: metrics with step = height in pixels, tags, table, figure.
+        """Records what happens at each image size: metrics with step = height in pixels, tags, table.
 
         The class predicted for each test image goes to `size_predictions.parquet`, a column for each size and way of
         making the image; `labels` (N,) are the true ones.
@@ -274,7 +170,19 @@ class RunRecord:
         mlflow.MlflowClient().log_batch(self.run_id, metrics=metrics, tags=tags)
         mlflow.log_table(pd.DataFrame(rows).astype(object), "size_behavior.json")
         _log_parquet(_size_predictions(measured, labels), "size_predictions")
-        mlflow.log_figure(_size_figure(measured), "size_behavior.png", save_kwargs={"dpi": 120})
+
+    def page(self, description: str, figures: dict[str, Figure]) -> None:
+        """Records what the run's page shows: a description in Markdown, and pictures by file name."""
+        import mlflow
+
+        assert len(description) <= views.MAX_DESCRIPTION, f"MLflow would cut a description of {len(description)}"
+        for name, figure in figures.items():
+            mlflow.log_figure(figure, name, save_kwargs={"dpi": 100})
+        mlflow.set_tag(views.DESCRIPTION_TAG, description)
+
+    def picture(self, name: str) -> str:
+        """Address of one of the run's pictures, for its description."""
+        return views.artifact_address(self.run_id, name)
 
     def model(self, model: keras.Model, class_names: tuple[str, ...]) -> None:
         """Records the model: uint8 pixels in, logits out, -1 in the signature for every size that is free."""
@@ -290,25 +198,27 @@ class RunRecord:
         signature = ModelSignature(schema("uint8", model.input_shape), schema("float32", model.output_shape))
         # Inferring the requirements would take ten times as long.
         requirements = [f"{name}=={importlib.metadata.version(name)}" for name in ("mlflow", "tensorflow", "keras")]
-        mlflow.keras.log_model(
+        self._model_uri = mlflow.keras.log_model(
             model,
             name="model",
             signature=signature,
             pip_requirements=requirements,
             metadata={"class_names": list(class_names)},
-        )
+        ).model_uri
 
+    def register(self, name: str, accuracy: float) -> None:
+        """Adds the recorded model to the registry as a new version of `name`, with what tells versions apart."""
+        import mlflow
 
-def size_tag(height: int) -> str:
-    """Name of the tag that holds the verdict at a height in pixels; sorts by size."""
-    return f"size.{height:03d}px"
+        tags = {key: self._tags[key] for key in ("head", "backbone", "dataset", "run_key")}
+        mlflow.register_model(self._model_uri, name, tags={**tags, "test_accuracy": f"{accuracy:.4f}"})
 
 
 def run_key(config: Config, data: Data) -> str:
     """Digest of what determines a run's result: configuration, code, data, and the libraries that compute."""
     import importlib.metadata
 
-    indifferent = ("tracking.", "output_dir", "study", "dataset.data_dir")
+    indifferent = ("tracking.", "output_dir", "study", "question", "dataset.data_dir")
     settings = {key: value for key, value in _leaves(config) if not key.startswith(indifferent)}
     weights = settings.get("backbone.weights")
     code = hashlib.sha256()
@@ -322,30 +232,6 @@ def run_key(config: Config, data: Data) -> str:
         "libraries": {name: importlib.metadata.version(name) for name in ("tensorflow", "keras")},
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def study_runs(tracking: Tracking, output_path: Path, sweep: str) -> pd.DataFrame:
-    """The runs of one call of a study, a row each, as `mlflow.search_runs` gives them."""
-    import mlflow
-
-    open_store(tracking, output_path)
-    return mlflow.search_runs(
-        search_all_experiments=True, filter_string=f"tags.sweep = '{sweep}'", order_by=["attributes.start_time ASC"]
-    )
-
-
-def size_histories(run_ids: Iterable[str]) -> dict[str, dict[str, dict[int, float]]]:
-    """Of each run, the metrics by image size: metric name to height in pixels to value."""
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    return {
-        run_id: {
-            key: {metric.step: metric.value for metric in client.get_metric_history(run_id, key)}
-            for key in ("size/resize/accuracy", "size/canvas/accuracy", "size/seen_fraction")
-        }
-        for run_id in run_ids
-    }
 
 
 def _params(config: Config, data: Data) -> dict[str, Any]:
@@ -411,26 +297,3 @@ def _mlflow_dataset(facts: DatasetFacts, split: ImageSplit) -> Any:
         digest=split.digest,
         schema=Schema([TensorSpec(np.dtype("uint8"), (-1, *facts.image_shape), "image")]),
     )
-
-
-def _size_figure(measured: list[MeasuredSize]) -> Figure:
-    """Accuracy by image size, refused sizes marked, and below it the share of the feature map that counts."""
-    from matplotlib.figure import Figure
-
-    heights = [result.size[0] for result in measured]
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    top.plot(heights, [result.resize_accuracy for result in measured], "o-", color="#0072B2", label="resized")
-    top.plot(heights, [result.canvas_accuracy for result in measured], "s--", color="#D55E00", label="on a canvas")
-    refused = [result.size[0] for result in measured if result.verdict.value == "refuses"]
-    top.plot(refused, [0.0] * len(refused), "kx", label="refused", clip_on=False)
-    cropped = [result.size[0] for result in measured if result.verdict.value == "crops"]
-    for height in cropped:
-        top.axvspan(
-            height - 0.5, height + 0.5, color="0.85", hatch="//", label="cropped" if height == cropped[0] else None
-        )
-    top.set(ylabel="test accuracy", ylim=(0, 1))
-    top.legend()
-    bottom.step(heights, [result.seen_fraction for result in measured], "k.-", where="mid")
-    bottom.set(xlabel="image height / px", ylabel="seen fraction", ylim=(-0.05, 1.05), xticks=heights)
-    return figure

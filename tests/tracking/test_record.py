@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -16,9 +14,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.errors import UserError
-from pipeline.tracking import Tracking, _experiment_id, open_store
-from tests.conftest import ROOT, run_program
+from tests.conftest import run_program
 
 BACKBONE = 65_568
 """Parameters of small_fcn on one channel; tests/test_backbones.py has the arithmetic."""
@@ -221,48 +217,3 @@ def test_a_failing_run_is_failed_and_says_why(tmp_path: Path) -> None:
     (run,) = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}").search_runs(["1"])
     assert run.info.status == "FAILED"
     assert "no longer a finite number" in run.data.tags["failure"]
-
-
-def test_first_users_of_a_store_do_not_break_it(tmp_path: Path) -> None:
-    """Six processes at once, each creating the store, the experiment and a run."""
-    script = (
-        "import sys, mlflow; from pathlib import Path; from pipeline import tracking\n"
-        "settings, path = tracking.Tracking(), Path(sys.argv[1])\n"
-        "tracking.open_store(settings, path)\n"
-        "experiment = tracking._experiment_id('shared', settings, path)\n"
-        "with mlflow.start_run(experiment_id=experiment): mlflow.log_metric('value', float(sys.argv[2]))\n"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path), str(number)], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
-        for number in range(6)
-    ]
-    failures = [stderr for process in processes if (stderr := process.communicate()[1]) and process.returncode]
-    assert failures == []
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("shared")
-    assert experiment is not None
-    assert experiment.artifact_location == (tmp_path / "artifacts" / "shared").as_uri()
-    values = [run.data.metrics["value"] for run in client.search_runs([experiment.experiment_id])]
-    assert sorted(values) == [0, 1, 2, 3, 4, 5]
-    assert not list(tmp_path.glob("incomplete-*"))
-
-
-def test_a_dead_server_is_named_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tracking.uri=http://127.0.0.1:9: the MLflow store does not answer"):
-        open_store(Tracking(uri="http://127.0.0.1:9"), tmp_path)
-
-
-def test_a_deleted_experiment_is_named_with_the_way_back(tmp_path: Path) -> None:
-    open_store(Tracking(), tmp_path)
-    experiment = _experiment_id("gone", Tracking(), tmp_path)
-    mlflow.delete_experiment(experiment)
-    with pytest.raises(UserError, match=f"was deleted.*restore --experiment-id {experiment}"):
-        _experiment_id("gone", Tracking(), tmp_path)
-
-
-def test_a_directory_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
-    (tmp_path / "outputs").write_text("a file where the directory should be")
-    with pytest.raises(UserError, match="output_dir that can be written to"):
-        open_store(Tracking(), tmp_path / "outputs")

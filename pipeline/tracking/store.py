@@ -1,0 +1,142 @@
+"""Where results are kept: the MLflow store, on this machine or behind a server, and its experiments."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipeline.errors import ConfigError, UserError, require
+
+STORE_FILE = "mlflow.db"
+DASHBOARD_PORT = 5000
+
+
+@dataclass
+class Tracking:
+    """Where results are recorded.
+
+    Attributes:
+        uri: MLflow tracking URI; null for a SQLite store in `output_dir`.
+        experiment: Name of the MLflow experiment; null for the dataset's name.
+        log_model: Record the trained model.
+        register_as: Name in MLflow's model registry to add the trained model to, as a new version; null for none.
+    """
+
+    uri: str | None = None
+    experiment: str | None = None
+    log_model: bool = True
+    register_as: str | None = None
+
+    def __post_init__(self) -> None:
+        address = urlsplit(self.uri or "")
+        require(
+            address.username is None and address.password is None,
+            "tracking.uri",
+            f"{address.scheme}://***@{address.hostname}",
+            "must not hold a user or a password, which would be printed and logged",
+            "Set the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead.",
+        )
+        require(
+            self.register_as is None or (self.log_model and re.fullmatch("[^/:]+", self.register_as) is not None),
+            "tracking.register_as",
+            self.register_as,
+            "needs tracking.log_model=true, and a name without / and :",
+            "Use for example tracking.register_as=fashion_heads.",
+        )
+
+
+def store_uri(tracking: Tracking, output_path: Path) -> str:
+    """The tracking URI: the configured one, or the absolute one of the SQLite store in `output_path`."""
+    return tracking.uri or f"sqlite:///{output_path / STORE_FILE}"
+
+
+def server_address(tracking: Tracking, port: int = DASHBOARD_PORT) -> str:
+    """Where a browser finds the dashboard: the tracking server, or the one that `pipeline.dashboard` starts."""
+    if tracking.uri is not None and tracking.uri.startswith(("http://", "https://")):
+        return tracking.uri.rstrip("/")
+    return f"http://127.0.0.1:{port}"
+
+
+def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> None:
+    """Points MLflow at the store. Any number of processes may do so at once.
+
+    Args:
+        tracking: Which store.
+        output_path: Where a local one is.
+        create: Make a local store that is not there yet.
+
+    Raises:
+        UserError: The server does not answer, or the store cannot be created or read.
+    """
+    if not create and tracking.uri is None and not (output_path / STORE_FILE).is_file():
+        raise ConfigError(
+            "output_dir",
+            output_path,
+            f"holds no results: there is no {STORE_FILE}",
+            "Run python -m pipeline.train study=heads first, or name the directory that a run wrote to.",
+        )
+    # A dead server would block the first call for minutes. Three tries of ten seconds tell as well.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    uri = store_uri(tracking, output_path)
+    try:
+        if tracking.uri is None:
+            _create_local_store(output_path)
+        mlflow.set_tracking_uri(uri)
+        mlflow.MlflowClient().search_experiments(max_results=1)
+    except (mlflow.MlflowException, OSError) as error:
+        if re.search(r"error code 40[13]", str(error)):
+            raise UserError(
+                f"tracking.uri={uri}: the MLflow server does not let you in. Set the environment variables "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user and a password that it knows."
+            ) from error
+        raise UserError(
+            f"tracking.uri={uri}: the MLflow store does not answer: {str(error).splitlines()[0]}. Start the server, "
+            "or use tracking=local with an output_dir that can be written to."
+        ) from error
+
+
+def _create_local_store(output_path: Path) -> None:
+    import mlflow
+    from filelock import FileLock
+
+    store = output_path / STORE_FILE
+    output_path.mkdir(parents=True, exist_ok=True)
+    # Two processes that both create the tables break the database for good.
+    with FileLock(output_path / f"{STORE_FILE}.lock"):
+        if store.exists():
+            return
+        # Beside it, then renamed: a killed process never leaves half a database under the final name.
+        beside = output_path / f"incomplete-{os.getpid()}-{STORE_FILE}"
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
+        beside.replace(store)
+
+
+def experiment_id(name: str, tracking: Tracking, output_path: Path) -> str:
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        # A server decides for itself where its artifacts go.
+        artifacts = None if tracking.uri else (output_path / "artifacts" / name.replace("/", "-")).as_uri()
+        try:
+            return client.create_experiment(name, artifact_location=artifacts)
+        except mlflow.MlflowException:  # Another process created it meanwhile.
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"tracking.experiment={name}: this MLflow experiment was deleted. Bring it back with mlflow experiments "
+            f"restore --experiment-id {experiment.experiment_id}, or use another name with tracking.experiment=NAME."
+        )
+    return experiment.experiment_id

@@ -1,0 +1,204 @@
+"""What a study's runs left in MLflow: read back, and shown by views that one link opens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.heads import Verdict
+from pipeline.tracking import views
+from pipeline.verdicts import LEGEND
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+QUESTION = (
+    "What should replace the Dense layers after a fully convolutional network, and will it still work when the image "
+    "size changes?"
+)
+DESCRIPTION_END = "* * *"
+"""Closes what this program writes into an experiment's description; what a user writes below it stays."""
+STUDY_KEY, SWEEP_KEY, ALL_KEY, MEAN = "study-", "sweep", "all", "-mean"
+"""Keys of the views: the first with a study's name, and the first two also with `-mean` behind."""
+SIZE_METRICS = ("size/resize/accuracy", "size/canvas/accuracy", "size/seen_fraction")
+
+
+def size_tag(height: int) -> str:
+    """Name of the tag that holds the verdict at a height in pixels; sorts by size."""
+    return f"size.{height:03d}px"
+
+
+def size_verdicts(run: pd.Series) -> dict[int, Verdict]:
+    """The verdict at each probed height in pixels, ascending, from the tags of a run."""
+    found = {}
+    for column, value in run.items():
+        match = re.fullmatch(r"tags\.size\.(\d+)px", str(column))
+        if match and isinstance(value, str):
+            found[int(match.group(1))] = Verdict(value)
+    return dict(sorted(found.items()))
+
+
+def runs_of_sweep(sweep: str) -> pd.DataFrame:
+    """All runs of one call of a study, a row each, as `mlflow.search_runs` gives them."""
+    return _search(f"tags.sweep = '{sweep}'")
+
+
+def newest_runs(study: str) -> pd.DataFrame:
+    """The runs of the newest call of a study, in each experiment that has any."""
+    runs = _search(f"tags.study = '{study}'")
+    if runs.empty or "tags.sweep" not in runs:
+        return runs.iloc[:0]
+    runs = runs[runs["tags.sweep"].notna()]
+    newest = runs.groupby("experiment_id")["tags.sweep"].transform("last")  # Ordered by start.
+    return runs[runs["tags.sweep"] == newest]
+
+
+def run(run_id: str) -> pd.DataFrame:
+    """One run, as a row."""
+    return _search(f"attributes.run_id = '{run_id}'")
+
+
+def studies() -> list[str]:
+    """Names of all studies in the store, sorted."""
+    runs = _search("tags.study != ''")
+    return sorted(runs["tags.study"].unique()) if len(runs) else []
+
+
+def _search(condition: str) -> pd.DataFrame:
+    import mlflow
+
+    return mlflow.search_runs(
+        search_all_experiments=True, filter_string=condition, order_by=["attributes.start_time ASC"]
+    )
+
+
+def size_histories(run_ids: Iterable[str]) -> dict[str, dict[str, dict[int, float]]]:
+    """Of each run, the metrics by image size: metric name to height in pixels to value."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    return {
+        run_id: {
+            key: {metric.step: metric.value for metric in client.get_metric_history(run_id, key)}
+            for key in SIZE_METRICS
+        }
+        for run_id in run_ids
+    }
+
+
+@dataclass(frozen=True)
+class View:
+    """A prepared view of an experiment's runs.
+
+    Attributes:
+        experiment_id: Of the experiment that holds it.
+        experiment: That experiment's name.
+        key: Names it in links.
+        name: Names it for people.
+    """
+
+    experiment_id: str
+    experiment: str
+    key: str
+    name: str
+
+    def link(self, server: str, table: bool = False) -> str:
+        """Address that opens it; see `views.view_link`."""
+        return views.view_link(server, self.experiment_id, self.key, table)
+
+
+def publish_views(runs: pd.DataFrame) -> list[View]:
+    """Makes or renews the views that show these runs, and the description of their experiments.
+
+    In each experiment: the runs of the study (or other sweep), the same as means over the seeds, and all runs there
+    are. The keys are `study-NAME` (or `sweep`), the same with `-mean`, and `all`.
+
+    Args:
+        runs: Finished runs, of one call of a study or of another sweep, or a single one.
+
+    Returns:
+        The view to look at first, of each experiment.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    first_views = []
+    for experiment_id, group in runs.groupby("experiment_id", sort=False):
+        experiment = client.get_experiment(experiment_id)
+        tags = [size_tag(px) for px in sorted({px for _, run in group.iterrows() for px in size_verdicts(run)})]
+        prepared = {ALL_KEY: ("all runs", views.comparison("attributes.status = 'FINISHED'", tags))}
+        key, sweep, study = ALL_KEY, _common(group, "tags.sweep"), _common(group, "tags.study")
+        if sweep is not None:
+            key, name = (STUDY_KEY + study, study) if study else (SWEEP_KEY, "latest sweep")
+            of_sweep = f"tags.sweep = '{sweep}'"
+            averaged = ("head", *varied_params(group))
+            prepared[key] = (f"{name}: heads compared", views.comparison(of_sweep, tags))
+            prepared[key + MEAN] = (f"{name}: mean over seeds", views.comparison(of_sweep, tags, averaged))
+        for of_key, (title, state) in prepared.items():
+            client.set_experiment_tag(experiment_id, *views.view_tag(of_key, title, state))
+        first_views.append(View(experiment_id, experiment.name, key, prepared[key][0]))
+        if key == ALL_KEY and DESCRIPTION_END in experiment.tags.get(views.DESCRIPTION_TAG, ""):
+            continue  # A single run does not take a study's place.
+        text = _description(experiment_id, key, prepared[key][0], _common(group, "params.question"), experiment.tags)
+        client.set_experiment_tag(experiment_id, views.DESCRIPTION_TAG, text)
+    return first_views
+
+
+def prepared_views() -> list[View]:
+    """The view to look at first, of each study and experiment in the store, the newest first."""
+    import mlflow
+
+    found = []
+    for experiment in mlflow.MlflowClient().search_experiments():
+        names = views.view_names(experiment.tags)
+        sweeps = [key for key in names if key.startswith((STUDY_KEY, SWEEP_KEY)) and not key.endswith(MEAN)]
+        for key in sweeps or [key for key in names if key == ALL_KEY]:
+            name, updated = names[key]
+            found.append((updated, View(experiment.experiment_id, experiment.name, key, name)))
+    return [view for _, view in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+
+def _common(runs: pd.DataFrame, column: str) -> str | None:
+    """The value that all runs have in a column of text; None if there is no such value."""
+    values = set(runs[column]) if column in runs else set()
+    (value,) = values if len(values) == 1 else (None,)
+    return value if isinstance(value, str) and value != "None" else None  # As MLflow writes a null.
+
+
+def varied_params(runs: pd.DataFrame) -> list[str]:
+    """Params other than head and seed that tell runs of one head apart; settings of the head itself count."""
+    settings = [str(column) for column in runs if str(column).startswith("params.") and column not in ("params.seed",)]
+    varied = []
+    for column in settings:
+        if any(of_head[column].nunique(dropna=False) > 1 for _, of_head in runs.groupby("tags.head")):
+            varied.append(column.removeprefix("params."))
+    return varied
+
+
+def _description(experiment_id: str, key: str, name: str, question: str | None, tags: dict[str, str]) -> str:
+    """An experiment's description: question and views in its first line, which is all that MLflow shows of it at first.
+
+    Args:
+        experiment_id: Of the experiment.
+        key: Of the view to look at first.
+        name: Of that view.
+        question: What the runs are to answer.
+        tags: The experiment's tags before.
+    """
+
+    def links(of_key: str, text: str) -> str:
+        ways = [(text, of_key, False), ("mean over seeds", of_key + MEAN, False), ("table", of_key, True)]
+        if of_key == ALL_KEY:
+            del ways[1]
+        return " · ".join(f"[{word}]({views.view_link('', experiment_id, at, table)})" for word, at, table in ways)
+
+    names = {at: title for at, (title, _) in views.view_names(tags).items() if at.startswith(STUDY_KEY)}
+    others = sorted(at for at in names if at != key and not at.endswith(MEAN))
+    parts = [f"**{question or QUESTION}** {links(key, name)}"]
+    parts += [links(other, names[other]) for other in others]
+    parts += [links(ALL_KEY, "all runs")] if key != ALL_KEY else []
+    parts.append("\n".join(f"- {line}" for line in LEGEND))
+    _, _, kept = tags.get(views.DESCRIPTION_TAG, "").partition(f"\n{DESCRIPTION_END}\n")
+    return "\n\n".join(parts) + f"\n\n{DESCRIPTION_END}\n{kept}"

@@ -1,0 +1,187 @@
+"""Prepared views of MLflow's dashboard: what their links open, and the format that MLflow keeps them in.
+
+That format is documented nowhere; all that this program knows of it is here, found by trying MLflow 3.17, and
+tests/test_browser.py opens the views in a browser. A view is the experiment tag `mlflow.sharedViewState.<key>`. Its
+value is JSON with name, times and the state of the runs page, which is JSON again. A link applies it only if its query
+holds none of the state's own settings, such as `searchFilter`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+VIEW_TAG = "mlflow.sharedViewState."
+DESCRIPTION_TAG = "mlflow.note.content"
+"""Of an experiment or a run: Markdown that its page shows."""
+MAX_DESCRIPTION = 8000
+"""Characters after which MLflow cuts a run's tag without a word."""
+HIDDEN_SECTION = "everything else"
+
+_ALL_RUNS = 1000
+"""More runs than a chart should show: MLflow's own limit of ten is about bars it picks itself."""
+
+
+def view_tag(key: str, name: str, state: dict[str, Any]) -> tuple[str, str]:
+    """The experiment tag, name and value, that makes a view; MLflow lists it under *Views* as `name`."""
+    now = int(time.time() * 1000)
+    envelope = {"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
+    return VIEW_TAG + key, json.dumps(envelope)
+
+
+def view_names(tags: dict[str, str]) -> dict[str, tuple[str, int]]:
+    """Of the views in an experiment's tags: key to name and time of the last change, in ms since 1970."""
+    found = {}
+    for tag, value in tags.items():
+        if tag.startswith(VIEW_TAG):
+            envelope = json.loads(value)
+            found[tag.removeprefix(VIEW_TAG)] = (envelope["name"], envelope["updatedAt"])
+    return found
+
+
+def view_link(server: str, experiment_id: str, key: str, table: bool = False) -> str:
+    """Address that opens a view with no click: its charts, or its table.
+
+    Args:
+        server: Where MLflow answers; an empty string for a link inside the dashboard.
+        experiment_id: Of the experiment that holds the view.
+        key: The view's key.
+        table: Open the table of runs instead of the charts.
+    """
+    mode = "" if table else "&compareRunsMode=CHART"
+    query = f"workflowType=machine_learning{mode}&viewStateShareKey={key}"
+    return f"{server}{'/' if server else ''}#/experiments/{experiment_id}/runs?{query}"
+
+
+def run_link(server: str, experiment_id: str, run_id: str) -> str:
+    """Address of a run's page."""
+    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+
+def artifact_address(run_id: str, path: str) -> str:
+    """Address of a run's file, relative to the dashboard's pages, for a picture in a description."""
+    return f"get-artifact?path={path}&run_uuid={run_id}"
+
+
+def comparison(run_filter: str, verdict_tags: Sequence[str], average_by: Sequence[str] = ()) -> dict[str, Any]:
+    """State of the runs page for comparing heads.
+
+    Args:
+        run_filter: Which runs, as MLflow's search box takes it.
+        verdict_tags: Names of the tags that say what happens at each size; a column each.
+        average_by: Params whose values make a group; the charts then show the mean of each. Empty for every run.
+    """
+    shown = [
+        (
+            "accuracy by image height / px (resized; on a canvas), and the share of the feature map that counts",
+            [
+                _by_pixels("size/resize/accuracy", "test accuracy by image height / px, image resized"),
+                _by_pixels("size/canvas/accuracy", "test accuracy by image height / px, on a canvas or its centre"),
+                _by_pixels("size/seen_fraction", "share of the feature map that counts, by image height / px"),
+            ],
+        ),
+        (
+            "accuracy and cost",
+            [
+                _bars("test/accuracy", "test accuracy at the training size"),
+                _bars("params/total", "parameters"),
+                _scatter("params/total", "test/accuracy", "parameters and test accuracy"),
+            ],
+        ),
+        (
+            "learning curves",
+            [
+                _by_epoch("val/accuracy", "validation accuracy by epoch"),
+                _by_epoch("train/accuracy", "training accuracy by epoch"),
+                _by_epoch("val/loss", "validation loss by epoch"),
+            ],
+        ),
+    ]
+    # MLflow adds a chart for every metric that has none.
+    rest = [_bars(key, key) for key in ("test/loss", "params/backbone", "params/head", "size/px")]
+    rest += [_bars(f"cost/{key}", f"cost/{key}") for key in ("flops", "memory_bytes", "ms_per_image")]
+    rest += [_bars(f"train/{key}", f"train/{key}") for key in ("loss", "images_per_second", "kept_epoch")]
+    sections = [*shown, (HIDDEN_SECTION, rest)]
+    return {
+        "searchFilter": run_filter,
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": [
+            *(f"params.`{name}`" for name in dict.fromkeys(("head", "seed", *average_by))),
+            *(f"metrics.`{name}`" for name in ("test/accuracy", "params/total")),
+            *(f"tags.`{name}`" for name in verdict_tags),
+        ],
+        "runsHiddenMode": "SHOW_ALL",
+        "groupBy": {
+            "aggregateFunction": "average",
+            "groupByKeys": [{"mode": "param", "groupByData": name} for name in average_by],
+        }
+        if average_by
+        else None,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "isAccordionReordered": True,  # Keeps the sections in this order instead of by name.
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        "compareRunSections": [
+            {"uuid": name, "name": name, "display": name != HIDDEN_SECTION, "isReordered": True} for name, _ in sections
+        ],
+        "compareRunCharts": [
+            {**chart, "uuid": f"{name}-{index}", "metricSectionId": name}
+            for name, charts in sections
+            for index, chart in enumerate(charts)
+        ],
+    }
+
+
+def _chart(kind: str, title: str, **settings: Any) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "displayName": title,
+        "runsCountToCompare": _ALL_RUNS,
+        "deleted": False,
+        "isGenerated": False,
+        **settings,
+    }
+
+
+def _line(metric: str, title: str, **axis: Any) -> dict[str, Any]:
+    return _chart(
+        "LINE",
+        title,
+        metricKey=metric,
+        selectedMetricKeys=[metric],
+        lineSmoothness=0,
+        xAxisScaleType="linear",
+        scaleType="linear",
+        range={},
+        yAxisKey="metric",
+        yAxisExpressions=[],
+        displayPoints=True,
+        ignoreOutliers=False,
+        useGlobalXaxisKey=False,
+        useGlobalLineSmoothing=False,
+        **axis,
+    )
+
+
+def _by_pixels(metric: str, title: str) -> dict[str, Any]:
+    return _line(metric, title, xAxisKey="metric", selectedXAxisMetricKey="size/px")
+
+
+def _by_epoch(metric: str, title: str) -> dict[str, Any]:
+    return _line(metric, title, xAxisKey="step", selectedXAxisMetricKey="")
+
+
+def _bars(metric: str, title: str) -> dict[str, Any]:
+    return _chart("BAR", title, metricKey=metric, selectedMetricKeys=[metric])
+
+
+def _scatter(x_metric: str, y_metric: str, title: str) -> dict[str, Any]:
+    axes = {axis: {"key": key, "type": "METRIC"} for axis, key in (("xaxis", x_metric), ("yaxis", y_metric))}
+    return _chart("SCATTER", title, **axes)

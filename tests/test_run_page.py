@@ -1,0 +1,92 @@
+"""What a run's page says and shows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.cost import Cost
+from pipeline.data import DatasetFacts
+from pipeline.heads import Verdict
+from pipeline.run_page import (
+    MISTAKES,
+    confusion_figure,
+    describe,
+    mistakes_figure,
+    most_confident_mistakes,
+    size_figure,
+)
+from pipeline.size_probe import MeasuredSize
+
+FACTS = DatasetFacts("fashion_mnist", "3.0.1", (28, 28, 1), ("shirt", "shoe", "bag"))
+MEASURED = [
+    MeasuredSize((24, 24), (6, 6), Verdict.REFUSES, 0.0, math.nan, math.nan, ""),
+    MeasuredSize((28, 28), (7, 7), Verdict.NATIVE, 1.0, 0.921, 0.921, ""),
+    MeasuredSize((40, 40), (10, 10), Verdict.CROPS, 0.49, 0.61, 0.35, ""),
+]
+
+
+def test_the_description_begins_with_the_conclusion() -> None:
+    cost = Cost(96_362, 65_000, 31_362, 15_000_000, 600_000, 0.8)
+    text = describe(FACTS, cost, 0.9212, MEASURED, "python -m pipeline.train seed=3", lambda name: f"at/{name}")
+    assert text.splitlines()[0] == ("**96,362 parameters, 0.921 test accuracy at 28 px; refuses 24 px, crops 40 px.**")
+    assert "| 24×24 | 6×6 | `refuses` | 0% | - | - |" in text
+    assert "| 40×40 | 10×10 | `crops` | 49% | 0.6100 | 0.3500 |" in text
+    assert "![Accuracy by image size](at/size_behavior.png)" in text
+    assert text.endswith("```\npython -m pipeline.train seed=3\n```\n")
+    assert "Run it again" not in describe(FACTS, cost, 0.9212, MEASURED, None, str)
+
+
+def test_refused_sizes_are_shaded_and_cropped_ones_hatched() -> None:
+    top, bottom = size_figure(MEASURED).axes
+    refused, cropped = top.patches
+    # Halfway to the neighbours, and at the edges as far out as in: 24 ± 2 and 40 ± 6.
+    assert (refused.get_x(), refused.get_x() + refused.get_width()) == (22, 26)
+    assert (cropped.get_x(), cropped.get_x() + cropped.get_width()) == (34, 46)
+    assert (refused.get_hatch(), cropped.get_hatch()) == (None, "///")
+    resized, canvas = (line.get_ydata() for line in top.lines)
+    assert resized == pytest.approx([math.nan, 0.921, 0.61], nan_ok=True)
+    assert canvas == pytest.approx([math.nan, 0.921, 0.35], nan_ok=True)
+    assert bottom.lines[0].get_ydata().tolist() == [0.0, 1.0, 0.49]
+    assert [text.get_text() for text in top.get_legend().get_texts()] == [
+        "refused",
+        "cropped",
+        "image resized",
+        "on a canvas",
+    ]
+
+
+def test_mistakes_come_most_confident_first() -> None:
+    logits = np.array([[5.0, 0, 0], [0, 1, 0], [9, 0, 0], [0, 0, 2]], np.float32)
+    labels = np.array([0, 0, 1, 1])  # The first is right; the others have 0.58, 1.00 and 0.79 for a wrong class.
+    assert most_confident_mistakes(logits, labels).tolist() == [2, 3, 1]
+    assert most_confident_mistakes(logits, logits.argmax(axis=1)).tolist() == []
+    many = np.tile(logits[1:2], (50, 1))
+    assert len(most_confident_mistakes(many, np.zeros(50, int))) == MISTAKES
+    order, images = [2, 3, 1], [np.zeros((28, 28, 1), np.uint8)] * 3
+    figure = mistakes_figure(images, logits[order], labels[order], FACTS.class_names)
+    # e⁹ / (e⁹ + 2) = 0.9998; e² / (e² + 2) = 0.787; e / (e + 2) = 0.576
+    assert [axis.get_title() for axis in figure.axes[:3]] == [
+        "shirt 100%\nis shoe",
+        "bag 79%\nis shoe",
+        "shoe 58%\nis shirt",
+    ]
+
+
+def test_a_perfect_model_has_an_empty_picture() -> None:
+    figure = mistakes_figure([], np.zeros((0, 3)), np.zeros(0, int), FACTS.class_names)
+    assert figure.get_suptitle() == "no test image was misclassified"
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_the_confusion_matrix_counts_test_images(classes: int) -> None:
+    labels, predicted = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 2])
+    figure = confusion_figure(labels, predicted, [f"class {number}" for number in range(classes)])
+    axis = figure.axes[0]
+    counts = np.asarray(axis.images[0].get_array())
+    assert counts.shape == (classes, classes)
+    assert counts[:3, :3].tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
+    assert len(axis.texts) == (9 if classes == 3 else 0)

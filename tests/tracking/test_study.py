@@ -1,0 +1,127 @@
+"""A study read back, and the views and descriptions that show it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.heads import Verdict
+from pipeline.tracking import study, views
+from pipeline.tracking.store import Tracking, experiment_id, open_store
+
+
+def test_verdicts_are_read_from_tags_in_order_of_size() -> None:
+    run = pd.Series(
+        {"tags.size.104px": "adapts", "tags.size.016px": "crops", "tags.size.020px": None, "tags.head": "x"}
+    )
+    assert study.size_verdicts(run) == {16: Verdict.CROPS, 104: Verdict.ADAPTS}
+    assert list(study.size_verdicts(run)) == [16, 104]
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> MlflowClient:
+    open_store(Tracking(), tmp_path)
+    return MlflowClient()
+
+
+def _record(
+    experiment: str, sweep: str | None, head: str = "flat", of_study: str | None = "heads", **params: str
+) -> None:
+    """A finished run with the tags and params that views are made of."""
+    tags = {"head": head, "size.008px": "native", "size.016px": "refuses"}
+    tags |= {"sweep": sweep} if sweep else {}
+    tags |= {"study": of_study} if of_study else {}
+    with mlflow.start_run(experiment_id=experiment, tags=tags):
+        mlflow.log_params({"head": head, **params})
+
+
+def _state(client: MlflowClient, experiment: str, key: str) -> dict:
+    return json.loads(json.loads(client.get_experiment(experiment).tags[views.VIEW_TAG + key])["state"])
+
+
+def test_the_newest_call_of_a_study_is_found_in_each_experiment(client: MlflowClient, tmp_path: Path) -> None:
+    digits, fashion = (experiment_id(name, Tracking(), tmp_path) for name in ("digits", "fashion"))
+    for experiment, sweep in ((digits, "1"), (fashion, "2"), (digits, "3"), (digits, "3")):
+        _record(experiment, sweep)
+    _record(digits, "4", of_study="other")
+    found = study.newest_runs("heads")
+    assert sorted(zip(found["experiment_id"], found["tags.sweep"], strict=True)) == [
+        (digits, "3"),
+        (digits, "3"),
+        (fashion, "2"),
+    ]
+    assert study.newest_runs("nothing").empty
+    assert study.studies() == ["heads", "other"]
+
+
+def test_views_of_studies_and_datasets_stay_apart(client: MlflowClient, tmp_path: Path) -> None:
+    digits, fashion = (experiment_id(name, Tracking(), tmp_path) for name in ("digits", "fashion"))
+    _record(digits, "1", question="Which head?")
+    _record(fashion, "1", question="Which head?")
+    _record(digits, "2", of_study="widths", **{"head.hidden_units": "[8]"})
+    _record(digits, "2", of_study="widths", **{"head.hidden_units": "[16]"})
+    prepared = study.publish_views(study.runs_of_sweep("1")) + study.publish_views(study.runs_of_sweep("2"))
+    assert [(view.experiment, view.key) for view in prepared] == [
+        ("digits", "study-heads"),
+        ("fashion", "study-heads"),
+        ("digits", "study-widths"),
+    ]
+    assert prepared[1].link("http://host") == (
+        f"http://host/#/experiments/{fashion}/runs"
+        "?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=study-heads"
+    )
+    state = _state(client, digits, "study-heads")
+    assert state["searchFilter"] == "tags.sweep = '1'"
+    assert state["groupBy"] is None
+    assert state["selectedColumns"][-2:] == ["tags.`size.008px`", "tags.`size.016px`"]
+    # The means are taken over what differs in nothing but its seed.
+    grouped = _state(client, digits, "study-widths-mean")["groupBy"]["groupByKeys"]
+    assert [key["groupByData"] for key in grouped] == ["head", "head.hidden_units"]
+    assert set(views.view_names(client.get_experiment(fashion).tags)) == {"all", "study-heads", "study-heads-mean"}
+    assert {view.key for view in study.prepared_views()} == {"study-heads", "study-widths"}
+
+    # The description puts the newest study first and keeps a link to the other one.
+    first, second, *_ = client.get_experiment(digits).tags[views.DESCRIPTION_TAG].split("\n\n")
+    assert first.startswith(f"**{study.QUESTION}** [widths: heads compared](#/experiments/{digits}/runs?")
+    assert "viewStateShareKey=study-widths-mean" in first
+    assert second.startswith("[heads: heads compared](")
+    assert client.get_experiment(fashion).tags[views.DESCRIPTION_TAG].startswith("**Which head?** [heads: heads")
+
+
+def test_what_a_user_writes_below_the_line_of_a_description_stays(client: MlflowClient, tmp_path: Path) -> None:
+    digits = experiment_id("digits", Tracking(), tmp_path)
+    _record(digits, "1")
+    study.publish_views(study.runs_of_sweep("1"))
+    written = client.get_experiment(digits).tags[views.DESCRIPTION_TAG]
+    assert written.endswith("\n* * *\n")
+    client.set_experiment_tag(digits, views.DESCRIPTION_TAG, written + "My notes.")
+    study.publish_views(study.runs_of_sweep("1"))
+    assert client.get_experiment(digits).tags[views.DESCRIPTION_TAG] == written + "My notes."
+
+
+def test_a_single_run_has_a_view_and_does_not_take_a_studys_place(client: MlflowClient, tmp_path: Path) -> None:
+    digits = experiment_id("digits", Tracking(), tmp_path)
+    _record(digits, None, of_study=None)
+    (alone,) = study.publish_views(mlflow.search_runs([digits]))
+    assert (alone.key, alone.name) == ("all", "all runs")
+    assert "all runs" in client.get_experiment(digits).tags[views.DESCRIPTION_TAG]
+    assert [view.key for view in study.prepared_views()] == ["all"]
+    _record(digits, "1")
+    study.publish_views(study.runs_of_sweep("1"))
+    before = client.get_experiment(digits).tags[views.DESCRIPTION_TAG]
+    study.publish_views(mlflow.search_runs([digits], "attributes.run_name != ''").iloc[-1:])
+    assert client.get_experiment(digits).tags[views.DESCRIPTION_TAG] == before
+
+
+def test_a_large_study_fits_into_an_experiment_tag() -> None:
+    """MLflow cuts the tags of an experiment at 20,000 characters without a word."""
+    state = views.comparison(
+        "tags.sweep = '2026-11-23_03-31-24-123456'", [study.size_tag(px) for px in range(60)], ["head"]
+    )
+    _, value = views.view_tag("study-heads-mean", "heads: mean over seeds", state)
+    assert len(value) < 20_000
