@@ -73,9 +73,9 @@ def _finished(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def arms(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The runs that differ in nothing but their seed, under the head's name and whatever else tells them apart."""
+    """The runs that differ in nothing but their seed, under the arm's or head's name and what else tells them apart."""
     labelled = []
-    for head, of_head in runs.groupby("tags.head", sort=False):
+    for head, of_head in runs.groupby(study.arm_or_head(runs), sort=False):
         varied = [f"params.{name}" for name in study.varied_params(of_head)]
         if not varied:
             labelled.append((str(head), of_head))

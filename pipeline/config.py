@@ -37,6 +37,7 @@ class Config:
         size_probe: Which other image sizes are tried.
         tracking: Where results are recorded.
         seed: Draws the validation part, the order of the images and the initial weights.
+        arm: Name of the settings that a study compares, where it compares more than heads alone.
         study: Name of the study that the run belongs to.
         question: What the study asks, for the dashboard and the report.
         output_dir: Directory of everything that is written: the MLflow store, caches, Hydra's logs.
@@ -49,6 +50,7 @@ class Config:
     size_probe: SizeProbe = field(default_factory=SizeProbe)
     tracking: Tracking = field(default_factory=Tracking)
     seed: int = 0
+    arm: str | None = None
     study: str | None = None
     question: str | None = None
     output_dir: str = "outputs"

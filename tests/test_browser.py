@@ -6,6 +6,7 @@ the pictures that the README shows.
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import shutil
@@ -161,13 +162,10 @@ def _screenshot(page: Page, request: pytest.FixtureRequest, address: str, name: 
     if page.get_by_text("Show more").count():
         page.get_by_text("Show more").first.click()
         page.wait_for_timeout(2000)
-    path = Path(directory) / f"{name}.png"
+    path = Path(directory) / f"{name}.webp"
     path.parent.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=path)
-    image = Image.open(path).convert("RGB")
-    image.resize((1000, round(1000 * image.height / image.width)), Image.Resampling.LANCZOS).quantize(
-        160, Image.Quantize.MAXCOVERAGE
-    ).save(path, optimize=True)
+    image = Image.open(io.BytesIO(page.screenshot()))
+    image.resize((1000, round(1000 * image.height / image.width)), Image.Resampling.LANCZOS).save(path, quality=80)
 
 
 CHART_TITLES = [

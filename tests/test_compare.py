@@ -56,6 +56,17 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
     ]
 
 
+def test_arms_of_a_study_go_by_their_names() -> None:
+    runs = _runs().assign(
+        **{"params.arm": ["None", "flatten", "None", "flatten_dropout"], "params.head.dropout": ["0", "0", "0", "0.5"]}
+    )
+    assert [(label, arm["run_id"].tolist()) for label, arm in arms(runs)] == [
+        ("pool", ["a0", "a1"]),
+        ("flatten", ["b0"]),
+        ("flatten_dropout", ["b1"]),
+    ]
+
+
 def test_the_figure_has_a_line_a_head_and_gaps_where_refused() -> None:
     accuracies = {"a0": [0.5, 0.9, 0.7], "a1": [0.7, 0.94, 0.7], "b0": [math.nan, 0.8, math.nan]}
     accuracies["b1"] = accuracies["b0"]

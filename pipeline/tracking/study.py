@@ -133,7 +133,8 @@ def publish_views(runs: pd.DataFrame) -> list[View]:
         if sweep is not None:
             key, name = (STUDY_KEY + study, study) if study else (SWEEP_KEY, "latest sweep")
             of_sweep = f"tags.sweep = '{sweep}'"
-            averaged = ("head", *varied_params(group))
+            has_arms = "params.arm" in group and (group["params.arm"] != "None").all()
+            averaged = ("arm",) if has_arms else ("head", *varied_params(group))
             prepared[key] = (f"{name}: heads compared", views.comparison(of_sweep, tags))
             prepared[key + MEAN] = (f"{name}: mean over seeds", views.comparison(of_sweep, tags, averaged))
         for of_key, (title, state) in prepared.items():
@@ -165,6 +166,12 @@ def _common(runs: pd.DataFrame, column: str) -> str | None:
     values = set(runs[column]) if column in runs else set()
     (value,) = values if len(values) == 1 else (None,)
     return value if isinstance(value, str) and value != "None" else None  # As MLflow writes a null.
+
+
+def arm_or_head(runs: pd.DataFrame) -> pd.Series:
+    """The name of each run's arm, or of its head where the study has no arms."""
+    heads = runs["tags.head"]
+    return runs["params.arm"].where(runs["params.arm"] != "None", heads) if "params.arm" in runs else heads
 
 
 def varied_params(runs: pd.DataFrame) -> list[str]:

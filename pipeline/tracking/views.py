@@ -75,7 +75,7 @@ def comparison(run_filter: str, verdict_tags: Sequence[str], average_by: Sequenc
     """
     shown = [
         (
-            "accuracy by image height / px (resized; on a canvas), and the share of the feature map that counts",
+            "by image height / px",
             [
                 _by_pixels("size/resize/accuracy", "test accuracy by image height / px, image resized"),
                 _by_pixels("size/canvas/accuracy", "test accuracy by image height / px, on a canvas or its centre"),
@@ -106,7 +106,7 @@ def comparison(run_filter: str, verdict_tags: Sequence[str], average_by: Sequenc
     sections = [*shown, (HIDDEN_SECTION, rest)]
     return {
         "searchFilter": run_filter,
-        "orderByKey": "attributes.start_time",
+        "orderByKey": "params.`head`",  # Runs of one head next to each other, in the list and in bars.
         "orderByAsc": True,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
