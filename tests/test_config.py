@@ -20,6 +20,7 @@ from tests.conftest import ROOT, composed, typed
 
 OPTIONS = sorted(path for path in CONFIG_DIR.glob("*/*.yaml"))
 STUDIES = sorted((ROOT / "experiments" / "study").glob("*.yaml"))
+ARMS = sorted((ROOT / "experiments" / "arm").glob("*.yaml"))
 NEEDS = {"dataset/tfds": ["dataset.name=mnist"], "tracking/server": ["tracking.uri=http://127.0.0.1:5000"]}
 
 
@@ -34,12 +35,30 @@ def test_every_option_composes_and_opens_with_its_command(path: Path) -> None:
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_composes_with_each_of_its_choices(path: Path) -> None:
     text = path.read_text()
-    for heading in ("Question", "Command", "Run time", "Expected"):
+    for heading in ("Command", "Run time", "Expected"):
         assert f"# {heading}" in text
     study = yaml.safe_load(text)
+    assert study["question"].endswith("?")
     for key, values in study["hydra"]["sweeper"]["params"].items():
         for value in str(values).split(","):
             assert typed(f"study={path.stem}", f"{key}={value}").study == path.stem
+
+
+@pytest.mark.parametrize("path", ARMS, ids=lambda path: path.stem)
+def test_every_arm_composes_and_says_what_it_is(path: Path) -> None:
+    assert path.read_text().startswith("# @package _global_\n# ")
+    assert typed(f"arm={path.stem}").arm == path.stem
+
+
+def test_arms_of_matched_capacity_have_matched_capacity() -> None:
+    """On small_fcn at 28 px: a map of 7×7×64, 10 classes."""
+    parameters = {path.stem: typed(f"arm={path.stem}").head.build((7, 7, 64), 10).count_params() for path in ARMS}
+    assert parameters == {
+        "flatten": 7 * 7 * 64 * 10 + 10,  # 31,370
+        "flatten_dropout": 7 * 7 * 64 * 10 + 10,
+        "average_pool_matched": 64 * 418 + 418 + 418 * 10 + 10,  # 31,360
+        "gap_matched": 64 * 418 + 418 + 418 * 10 + 10,
+    }
 
 
 @pytest.mark.parametrize("option", [*HEADS, *BACKBONES], ids=lambda option: option.name)
