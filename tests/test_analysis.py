@@ -1,0 +1,195 @@
+"""What is said about a study, from runs whose answers are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.analysis import Group, Statistics, analyse, split_into_arms
+from pipeline.answers import pack, unpack
+from pipeline.errors import ConfigError
+from pipeline.inference import Outcome
+
+IMAGES = 2000
+STATISTICS = Statistics(resamples=1000)
+POOLING = {"params.head.pool_size": "full", "params.head.padding": "valid"}
+
+
+def _run(head: str, seed: int, right: dict[str, np.ndarray], **columns: object) -> dict[str, object]:
+    """A finished run with these answers by condition."""
+    return {
+        "run_id": f"{head}{seed}",
+        "start_time": pd.Timestamp(2026, 1, 1),
+        "tags.head": head,
+        "tags.mlflow.runColor": "#0072B2",
+        "tags.backbone": "small_fcn",
+        "tags.dataset": "digits",
+        "params.image_size": "8×8",
+        "params.head": head,
+        "params.head.name": head,
+        "params.seed": str(seed),
+        "tags.size.008px": "native",
+        "tags.size.016px": "adapts" if "resize_016px" in right else "refuses",
+        **{f"tags.pairing.{fact}": f"{fact} of {seed}" for fact in ("split", "batches", "backbone")},
+        "metrics.test/accuracy": right["test"].mean(),
+        "metrics.params/total": 68_138 if head == "flatten_dense" else 66_218,
+        "metrics.params/head": 2_570 if head == "flatten_dense" else 650,
+        "metrics.cost/flops": 1e6,
+        "metrics.cost/memory_bytes": 2**20,
+        "metrics.cost/ms_per_image": 1.0,
+        **{f"answers.{condition}": pack(answers) for condition, answers in right.items()},
+        **columns,
+    }
+
+
+def _right(share: float, seed: int) -> np.ndarray:
+    """The easier images are right; which these are is the same for every arm and seed, but for a hundredth."""
+    right = np.arange(IMAGES) < share * IMAGES
+    return right ^ (np.random.default_rng(seed).random(IMAGES) < 0.01)
+
+
+def _study(seeds: int = 5, gap: float = 0.9, average: float = 0.9) -> pd.DataFrame:
+    """Flatten + Dense gets 95 % right, each pooling head its share."""
+    rows = []
+    for seed in range(seeds):
+        rows.append(_run("flatten_dense", seed, {"test": _right(0.95, 3 * seed)}))
+        rows.append(_run("average_pool", seed, {"test": _right(average, 3 * seed + 1)}, **POOLING))
+        right = {"test": _right(gap, 3 * seed + 2), "resize_016px": _right(0.5, seed)}
+        rows.append(_run("global_average_pool", seed, right, **{"params.head.keepdims": "False"}))
+    return pd.DataFrame(rows)
+
+
+def _only(groups: list[Group]) -> Group:
+    (group,) = groups
+    return group
+
+
+def test_answers_survive_packing() -> None:
+    for count in (1, 7, 8, 9, 1000):
+        right = np.random.default_rng(count).random(count) < 0.5
+        assert unpack(pack(right)).tolist() == right.tolist()
+    assert len(pack(np.ones(10_000, bool))) == 4 + 1250
+
+
+def test_verdicts_follow_the_answers() -> None:
+    group = _only(analyse(_study(), STATISTICS))
+    assert group.left_out == ()
+    found = {(each.first, each.second, each.condition): each for each in group.comparisons}
+    assert set(found) == {
+        ("flatten_dense", "average_pool", "test"),
+        ("flatten_dense", "global_average_pool", "test"),
+        ("average_pool", "global_average_pool", "test"),
+    }  # 16 px has one taker only.
+    better = found["flatten_dense", "global_average_pool", "test"]
+    flatten, globally = (
+        np.mean([_right(share, 3 * seed + at).mean() for seed in range(5)]) for share, at in ((0.95, 0), (0.9, 2))
+    )
+    assert better.difference.mean == pytest.approx(flatten - globally)
+    assert better.outcome is Outcome.A_BETTER
+    alike = found["average_pool", "global_average_pool", "test"]
+    assert (alike.outcome, alike.claimed) == (Outcome.EQUIVALENT, Outcome.EQUIVALENT)
+    # Holm: the largest of three p values is not multiplied, so each is at least as large as on its own.
+    assert all(0 <= each.p_value <= 0.05 for each in found.values())
+    assert len(alike.mcnemar) == 5
+    (control,) = group.controls
+    assert control.holds
+    assert control.difference.mean == alike.difference.mean
+    assert group.arm("global_average_pool").accuracy["resize_016px"].mean == pytest.approx(0.5, abs=0.02)
+    assert "resize_016px" not in group.arm("flatten_dense").accuracy
+
+
+def test_a_control_that_fails_is_told() -> None:
+    (control,) = _only(analyse(_study(average=0.93), STATISTICS)).controls
+    assert not control.holds
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"params.head.pool_size": "[1, 1]"}, {"params.head.padding": "same"}, {"params.training.epochs": "3"}],
+    ids=str,
+)
+def test_heads_that_are_not_the_same_function_are_no_control(change: dict[str, str]) -> None:
+    runs = _study().assign(**{"params.training.epochs": "5"})
+    runs.loc[runs["tags.head"] == "average_pool", list(change)] = list(change.values())
+    assert _only(analyse(runs, STATISTICS)).controls == ()
+
+
+def test_unpaired_and_missing_runs_are_named_and_not_compared() -> None:
+    runs = _study(seeds=6)
+    runs = runs.drop(runs.index[(runs["tags.head"] == "average_pool") & (runs["params.seed"] == "4")])
+    runs.loc[(runs["tags.head"] == "flatten_dense") & (runs["params.seed"] == "1"), "tags.pairing.batches"] = "others"
+    runs.loc[runs["params.seed"] == "2", "tags.pairing.split"] = None
+    again = runs[runs["run_id"] == "flatten_dense0"].assign(start_time=pd.Timestamp(2025, 1, 1))
+    group = _only(analyse(pd.concat([runs, again], ignore_index=True), STATISTICS))
+    assert group.left_out == (
+        "flatten_dense: older runs of seeds 0 do not count",
+        "average_pool: no finished run with seeds 4",
+        "seed 1: the runs did not start from the same batches",
+        "seed 2: the runs did not start from the same split",
+    )
+    assert [arm.seeds for arm in group.arms] == [(0, 3, 5)] * 3
+    assert {each.difference.seeds for each in group.comparisons} == {3}
+
+
+def test_one_seed_is_not_compared() -> None:
+    group = _only(analyse(_study(seeds=1), STATISTICS))
+    assert (group.comparisons, group.controls) == ((), ())
+    assert group.left_out == ("1 seed in common: nothing can be said about other trainings; at least 2 are needed",)
+    assert [len(arm.runs) for arm in group.arms] == [1, 1, 1]
+
+
+def test_few_seeds_leave_a_small_difference_undecided_and_say_how_many_would_do() -> None:
+    group = _only(analyse(_study(seeds=3, gap=0.945), Statistics(resamples=1000, margin=0.004)))
+    (found,) = [
+        each for each in group.comparisons if (each.first, each.second) == ("flatten_dense", "global_average_pool")
+    ]
+    assert found.outcome is Outcome.UNDECIDED
+    low, high = found.difference.interval(0.95)
+    assert low < 0.004 < high
+
+
+def test_datasets_and_sizes_are_not_mixed() -> None:
+    runs = pd.concat([_study(), _study().assign(**{"tags.dataset": "mnist", "params.image_size": "28×28"})])
+    groups = analyse(runs.reset_index(drop=True), STATISTICS)
+    assert [group.title for group in groups] == ["small_fcn on digits at 8×8 px", "small_fcn on mnist at 28×28 px"]
+    assert math.isclose(groups[0].comparisons[0].p_value, groups[1].comparisons[0].p_value)
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_arms_of_their_own() -> None:
+    runs = pd.DataFrame(
+        {
+            "run_id": ["a0", "b0", "a1", "b1"],
+            "tags.head": ["pool", "flat", "pool", "flat"],
+            "params.seed": ["0", "0", "1", "1"],
+            "params.head.strides": ["[1, 1]", None, "[2, 2]", None],
+        }
+    )
+    assert [(name, arm["run_id"].tolist()) for name, arm in split_into_arms(runs)] == [
+        ("pool head.strides=[1, 1]", ["a0"]),
+        ("pool head.strides=[2, 2]", ["a1"]),
+        ("flat", ["b0", "b1"]),
+    ]
+    named = runs.drop(columns="params.head.strides").assign(
+        **{"params.arm": ["None", "flatten", "None", "flatten_dropout"], "params.head.dropout": ["0", "0", "0", "0.5"]}
+    )
+    assert [(name, arm["run_id"].tolist()) for name, arm in split_into_arms(named)] == [
+        ("pool", ["a0", "a1"]),
+        ("flatten", ["b0"]),
+        ("flatten_dropout", ["b1"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"margin": 0.0}, r"statistics.margin=0.0: must lie in \(0, 1\)"),
+        ({"confidence": 1.0}, r"statistics.confidence=1.0: must lie in \[0.5, 1\)"),
+        ({"resamples": 10}, "statistics.resamples=10: must be at least 100"),
+    ],
+)
+def test_statistics_out_of_range_are_refused(setting: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Statistics(**setting)  # type: ignore[arg-type]
