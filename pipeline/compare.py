@@ -1,62 +1,90 @@
-"""One study, read back from MLflow, as a table and a figure."""
+"""One study: statistics, a report, and the way to the dashboard: `python -m pipeline.compare study=heads`."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.table import Table
 
-from pipeline import cli
+from pipeline import cli, report, snapshot
+from pipeline.analysis import Statistics, analyse
 from pipeline.config import PROJECT_ROOT, Comparison, absolute, to_typed
 from pipeline.errors import ConfigError, UserError, suggestion
 from pipeline.tracking import store, study, views
 from pipeline.tracking.store import Tracking
-from pipeline.verdicts import summarize
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
-
-MODES = {"resize": "image resized", "canvas": "image at its scale on a canvas, or its centre"}
-"""Ways of making an image of another size, and how a chart names them."""
 
 
-class PrintStudyTable(Callback):
-    """Prints the comparison of a sweep when the last of its runs has ended. Hydra calls it."""
+class CompareStudy(Callback):
+    """Compares the runs of a sweep when the last of them has ended. Hydra calls it."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         settings = Tracking(**{key: config.tracking[key] for key in config.tracking})
+        statistics = Statistics(**{key: config.statistics[key] for key in config.statistics})
         output_path = absolute(config.output_dir)
         store.open_store(settings, output_path)
         runs = _finished(study.runs_of_sweep(cli.sweep_name_of(config.hydra.sweep.dir)))
         if not runs.empty:
-            show(runs, settings, output_path)
+            compare(runs, statistics, settings, output_path)
 
 
-def show(runs: pd.DataFrame, settings: Tracking, output_path: Path) -> None:
-    """Prints tables, draws figures, prepares the dashboard's views, and prints the links that open them.
+def compare(runs: pd.DataFrame, statistics: Statistics, settings: Tracking, output_path: Path) -> None:
+    """Compares, prints the answer with its tables, writes and records the report, prepares the dashboard's views.
 
     Args:
         runs: Finished runs of one sweep, as `mlflow.search_runs` gives them.
-        settings: Where they are recorded.
-        output_path: Where the figures go.
+        statistics: How sure a verdict has to be.
+        settings: Where the runs are recorded.
+        output_path: The report goes to `studies/SWEEP/` in it.
     """
+    address = store.server_address(settings)
+    experiments = dict(zip(runs["run_id"], runs["experiment_id"], strict=True))
+    directory = output_path / "studies" / runs["tags.sweep"].iloc[0]
+    text = _report(
+        study.with_answers(runs),
+        statistics,
+        directory,
+        lambda run_id: views.run_link(address, experiments[run_id], run_id),
+    )
+    for experiment_id, of_experiment in runs.groupby("experiment_id", sort=False):
+        study.record_report(str(experiment_id), of_experiment, text, directory)
+    cli.console().print(how_to_look(study.publish_views(runs), settings, output_path), soft_wrap=True)
+
+
+def _report(runs: pd.DataFrame, statistics: Statistics, directory: Path, link: Callable[[str], str] | None) -> str:
+    """Prints the comparison and writes it into a directory: a web page, Markdown, and the table that it is made of.
+
+    Returns:
+        The Markdown.
+    """
+    groups = analyse(runs, statistics)
     console = cli.console()
-    for names, group in runs.groupby(["tags.backbone", "tags.dataset", "params.image_size"], sort=False):
-        backbone, dataset, size = names
-        title = f"{backbone} on {dataset} at {size} px"
+    for group in groups:
         console.print()
-        console.print(study_table(group, title))
-        picture = output_path / "studies" / group["tags.sweep"].iloc[0] / f"{backbone}-{dataset}-{size}.png"
-        picture = picture.with_name(picture.name.replace("/", "-"))
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        size_figure(group, study.size_histories(group["run_id"]), title).savefig(picture)
-        console.print(f"Accuracy by image size: {picture}", soft_wrap=True)
-    console.print(how_to_look(study.publish_views(runs), settings, output_path), soft_wrap=True)
+        console.print(report.answer(group, statistics))
+        console.print(report.terminal(report.arms_table(group, statistics), group.title))
+        if group.comparisons:
+            console.print(report.terminal(report.comparisons_table(group, statistics, every_condition=False), ""))
+        console.print(report.control_text(group, statistics))
+        for line in group.left_out:
+            console.print(f"Left out: {line}.")
+    directory.mkdir(parents=True, exist_ok=True)
+    title = study.common(runs, "params.question") or study.QUESTION
+    text = report.markdown_page(groups, statistics)
+    (directory / "report.html").write_text(report.web_page(title, groups, statistics, link))
+    (directory / "report.md").write_text(text)
+    snapshot.write(runs, directory / "runs.parquet")
+    for group in groups:
+        for name, figure in report.figures(group, statistics).items():
+            figure.savefig(directory / f"{group.file_name}-{name}.png")
+    console.print(f"Report: {directory / 'report.html'}", soft_wrap=True)
+    return text
 
 
 def show_run(run_id: str, settings: Tracking, output_path: Path) -> None:
@@ -70,96 +98,6 @@ def show_run(run_id: str, settings: Tracking, output_path: Path) -> None:
 
 def _finished(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["status"] == "FINISHED"] if len(runs) else runs
-
-
-def arms(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The runs that differ in nothing but their seed, under the arm's or head's name and what else tells them apart."""
-    labelled = []
-    for head, of_head in runs.groupby(study.arm_or_head(runs), sort=False):
-        varied = [f"params.{name}" for name in study.varied_params(of_head)]
-        if not varied:
-            labelled.append((str(head), of_head))
-            continue
-        for values, arm in of_head.groupby(varied, sort=False, dropna=False):
-            differences = [
-                f"{column.removeprefix('params.')}={value}" for column, value in zip(varied, values, strict=True)
-            ]
-            labelled.append((" ".join([str(head), *differences]), arm))
-    return labelled
-
-
-def study_table(runs: pd.DataFrame, title: str) -> Table:
-    """One row an arm: accuracy over the seeds, parameters, and what happens at other image sizes.
-
-    Args:
-        runs: Finished runs of one dataset, image size and backbone, as `mlflow.search_runs` gives them.
-        title: What the runs have in common.
-    """
-    native = int(runs["params.image_size"].iloc[0].split("×")[0])
-    table = Table(title=title)
-    for heading in ("head", "seeds", "test accuracy", "parameters", "in the head"):
-        table.add_column(heading, justify="left" if heading == "head" else "right")
-    table.add_column(f"below {native} px")
-    table.add_column(f"above {native} px")
-    for label, arm in arms(runs):
-        accuracies = arm["metrics.test/accuracy"]
-        spread = f" ± {accuracies.std(ddof=1):.4f}" if len(accuracies) > 1 else ""
-        verdicts = study.size_verdicts(arm.iloc[0])
-        table.add_row(
-            label,
-            str(len(arm)),
-            f"{accuracies.mean():.4f}{spread}",
-            f"{arm['metrics.params/total'].iloc[0]:,.0f}",
-            f"{arm['metrics.params/head'].iloc[0]:,.0f}",
-            summarize({px: verdict for px, verdict in verdicts.items() if px < native}),
-            summarize({px: verdict for px, verdict in verdicts.items() if px > native}),
-        )
-    table.caption = "mean ± standard deviation over the seeds; differences are not tested"
-    return table
-
-
-def size_figure(runs: pd.DataFrame, histories: dict[str, dict[str, dict[int, float]]], title: str) -> Figure:
-    """Test accuracy by image size, a line an arm, for both ways of making an image of another size.
-
-    Args:
-        runs: As for `study_table`.
-        histories: Of each run id, what `tracking.study.size_histories` gives.
-        title: What the runs have in common.
-
-    Returns:
-        A figure whose lines are means over the seeds, with gaps where a head refuses; bars span the seeds.
-    """
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained", dpi=110)
-    figure.suptitle(title)
-    axes = figure.subplots(1, 2, sharey=True)
-    for (mode, heading), axis in zip(MODES.items(), axes, strict=True):
-        for index, (label, arm) in enumerate(arms(runs)):
-            curves = [histories[run_id][f"size/{mode}/accuracy"] for run_id in arm["run_id"]]
-            heights = np.array(sorted(set.intersection(*(set(curve) for curve in curves))))
-            values = np.array([[curve[px] for px in heights] for curve in curves])
-            middle = values.mean(axis=0)
-            axis.errorbar(
-                heights,
-                middle,
-                yerr=[middle - values.min(axis=0), values.max(axis=0) - middle],
-                color=arm["tags.mlflow.runColor"].iloc[0],
-                # Heads that are one function at the training size would hide each other.
-                marker="osD^v"[index % 5],
-                linestyle=("-", "--", ":")[index % 3],
-                markersize=8 - 2 * (index % 3),
-                capsize=3,
-                label=label,
-            )
-        native = int(runs["params.image_size"].iloc[0].split("×")[0])
-        axis.axvline(native, color="0.8", zorder=0)
-        axis.set(title=heading, xlabel="image height / px", ylim=(0, 1))
-        axis.set_xticks(sorted({px for history in histories.values() for px in history[f"size/{mode}/accuracy"]}))
-    axes[0].set_ylabel("test accuracy")
-    axes[0].legend(loc="lower right")
-    return figure
 
 
 def how_to_look(prepared: list[study.View], settings: Tracking, output_path: Path) -> str:
@@ -178,6 +116,11 @@ def how_to_look(prepared: list[study.View], settings: Tracking, output_path: Pat
 def main(composed: DictConfig) -> None:
     """Composes, finds the runs, and shows them."""
     config = to_typed(composed, Comparison)
+    if config.snapshot is not None:
+        path = absolute(config.snapshot)
+        _report(snapshot.read(path), config.statistics, config.output_path / "studies" / path.stem, link=None)
+        return
+    assert config.study is not None
     store.open_store(config.tracking, config.output_path, create=False)
     runs = study.newest_runs(config.study) if config.sweep is None else study.runs_of_sweep(config.sweep)
     if runs.empty:
@@ -191,7 +134,7 @@ def main(composed: DictConfig) -> None:
     finished = _finished(runs)
     if finished.empty:
         raise UserError(f"study={config.study}: none of its {len(runs)} runs has finished yet.")
-    show(finished, config.tracking, config.output_path)
+    compare(finished, config.statistics, config.tracking, config.output_path)
 
 
 if __name__ == "__main__":

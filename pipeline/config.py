@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from pipeline.analysis import Statistics
 from pipeline.backbones import BACKBONES, Backbone
 from pipeline.data import Dataset
 from pipeline.errors import ConfigError, require, suggestion
@@ -36,6 +37,7 @@ class Config:
         training: How the model is fitted.
         size_probe: Which other image sizes are tried.
         tracking: Where results are recorded.
+        statistics: How sure the comparison at the end of a study has to be.
         seed: Draws the validation part, the order of the images and the initial weights.
         arm: Name of the settings that a study compares, where it compares more than heads alone.
         study: Name of the study that the run belongs to.
@@ -49,6 +51,7 @@ class Config:
     training: Training = field(default_factory=Training)
     size_probe: SizeProbe = field(default_factory=SizeProbe)
     tracking: Tracking = field(default_factory=Tracking)
+    statistics: Statistics = field(default_factory=Statistics)
     seed: int = 0
     arm: str | None = None
     study: str | None = None
@@ -78,14 +81,27 @@ class Comparison:
     Attributes:
         study: Name of the study; its newest call in each experiment is compared.
         sweep: An older call, by the tag `sweep` of its runs; null for the newest.
+        snapshot: File `runs.parquet` that an earlier comparison wrote; it is compared instead, and no store is needed.
         tracking: Where the results were recorded.
-        output_dir: As it was for the runs; pictures are written there.
+        statistics: How sure a verdict has to be.
+        output_dir: As it was for the runs; the report is written there.
     """
 
-    study: str = MISSING
+    study: str | None = None
     sweep: str | None = None
+    snapshot: str | None = None
     tracking: Tracking = field(default_factory=Tracking)
+    statistics: Statistics = field(default_factory=Statistics)
     output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        require(
+            (self.study is None) != (self.snapshot is None),
+            "study",
+            self.study,
+            "is needed, or else snapshot=FILE, and not both",
+            "Use for example study=heads.",
+        )
 
     @property
     def output_path(self) -> Path:

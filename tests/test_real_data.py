@@ -44,7 +44,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
 
 def test_a_study_on_all_images(client: MlflowClient) -> None:
     """After one epoch every head is far above chance, and every number but accuracy is exact."""
-    runs = {run.data.params["head"]: run for run in client.search_runs(["1"])}
+    runs = {run.data.params["head"]: run for run in client.search_runs(["1"], "tags.study = 'heads'")}
     in_head = {"flatten_dense": 7 * 7 * 64 * 10 + 10, "average_pool": 64 * 10 + 10, "global_average_pool": 64 * 10 + 10}
     assert set(runs) == set(in_head)
     for head, run in runs.items():

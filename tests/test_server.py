@@ -93,7 +93,7 @@ def test_the_dashboard_serves_the_study_and_stops_on_ctrl_c(tiny_study: Path) ->
     port = _free_port()
     with _dashboard(tiny_study, port) as (process, printed):
         assert f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning" in printed
-        runs = MlflowClient(f"http://127.0.0.1:{port}").search_runs(["1"])
+        runs = MlflowClient(f"http://127.0.0.1:{port}").search_runs(["1"], "tags.study = 'heads'")
         assert sorted(run.info.run_name for run in runs) == [
             "average_pool seed 0",
             "flatten_dense seed 0",

@@ -218,7 +218,7 @@ def run_key(config: Config, data: Data) -> str:
     """Digest of what determines a run's result: configuration, code, data, and the libraries that compute."""
     import importlib.metadata
 
-    indifferent = ("tracking.", "output_dir", "arm", "study", "question", "dataset.data_dir")
+    indifferent = ("tracking.", "statistics.", "output_dir", "arm", "study", "question", "dataset.data_dir")
     settings = {key: value for key, value in _leaves(config) if not key.startswith(indifferent)}
     weights = settings.get("backbone.weights")
     code = hashlib.sha256()

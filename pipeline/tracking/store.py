@@ -82,6 +82,7 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
     # A dead server would block the first call for minutes. Three tries of ten seconds tell as well.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)

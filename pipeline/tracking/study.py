@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.answers import pack
 from pipeline.heads import Verdict
 from pipeline.tracking import views
 from pipeline.verdicts import LEGEND
@@ -22,6 +24,8 @@ DESCRIPTION_END = "* * *"
 """Closes what this program writes into an experiment's description; what a user writes below it stays."""
 STUDY_KEY, SWEEP_KEY, ALL_KEY, MEAN = "study-", "sweep", "all", "-mean"
 """Keys of the views: the first with a study's name, and the first two also with `-mean` behind."""
+REPORT_TAG = "report"
+"""Tag of a run that is the report on a study, whose name is its value."""
 SIZE_METRICS = ("size/resize/accuracy", "size/canvas/accuracy", "size/seen_fraction")
 
 
@@ -74,6 +78,38 @@ def _search(condition: str) -> pd.DataFrame:
     )
 
 
+def with_answers(runs: pd.DataFrame) -> pd.DataFrame:
+    """The same table with a column `answers.CONDITION` for each condition, as `pipeline.analysis` takes it.
+
+    Args:
+        runs: Finished runs, as `mlflow.search_runs` gives them. A run without recorded predictions gets no answers.
+    """
+    import pandas as pd
+
+    answers = pd.DataFrame([_answers(run_id) for run_id in runs["run_id"]], index=runs.index)
+    return pd.concat([runs, answers.where(answers.notna(), None)], axis=1)
+
+
+def _answers(run_id: str) -> dict[str, bytes]:
+
+    found = {}
+    table = _parquet(run_id, "predictions.parquet")
+    logits = [column for column in table if str(column).startswith("logit_")]
+    found["answers.test"] = pack(table[logits].to_numpy().argmax(axis=1) == table["label"].to_numpy())
+    table = _parquet(run_id, "size_predictions.parquet")
+    for column in table:
+        if re.fullmatch(r"(resize|canvas)_\d+px", str(column)):
+            found[f"answers.{column}"] = pack((table[column] == table["label"]).to_numpy())
+    return found
+
+
+def _parquet(run_id: str, name: str) -> pd.DataFrame:
+    import mlflow
+    import pandas as pd
+
+    return pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
+
+
 def size_histories(run_ids: Iterable[str]) -> dict[str, dict[str, dict[int, float]]]:
     """Of each run, the metrics by image size: metric name to height in pixels to value."""
     import mlflow
@@ -109,6 +145,26 @@ class View:
         return views.view_link(server, self.experiment_id, self.key, table)
 
 
+def record_report(experiment_id: str, runs: pd.DataFrame, text: str, directory: Path) -> None:
+    """Records a study's report as a run of its own, one for each study and experiment, renewed by later calls.
+
+    Args:
+        experiment_id: Where.
+        runs: That were compared in this experiment.
+        text: The report in Markdown, for the run's description.
+        directory: Whose files are recorded: the report as a web page and as Markdown.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    name = common(runs, "tags.study") or "sweep"
+    known = client.search_runs([experiment_id], f"tags.{REPORT_TAG} = '{name}'", max_results=1)
+    run = known[0] if known else client.create_run(experiment_id, tags={REPORT_TAG: name}, run_name=f"report on {name}")
+    client.log_artifacts(run.info.run_id, str(directory))
+    client.set_tag(run.info.run_id, views.DESCRIPTION_TAG, views.shortened(text))
+    client.set_terminated(run.info.run_id)
+
+
 def publish_views(runs: pd.DataFrame) -> list[View]:
     """Makes or renews the views that show these runs, and the description of their experiments.
 
@@ -128,8 +184,8 @@ def publish_views(runs: pd.DataFrame) -> list[View]:
     for experiment_id, group in runs.groupby("experiment_id", sort=False):
         experiment = client.get_experiment(experiment_id)
         tags = [size_tag(px) for px in sorted({px for _, run in group.iterrows() for px in size_verdicts(run)})]
-        prepared = {ALL_KEY: ("all runs", views.comparison("attributes.status = 'FINISHED'", tags))}
-        key, sweep, study = ALL_KEY, _common(group, "tags.sweep"), _common(group, "tags.study")
+        prepared = {ALL_KEY: ("all runs", views.comparison("attributes.status = 'FINISHED' and tags.head != ''", tags))}
+        key, sweep, study = ALL_KEY, common(group, "tags.sweep"), common(group, "tags.study")
         if sweep is not None:
             key, name = (STUDY_KEY + study, study) if study else (SWEEP_KEY, "latest sweep")
             of_sweep = f"tags.sweep = '{sweep}'"
@@ -142,7 +198,7 @@ def publish_views(runs: pd.DataFrame) -> list[View]:
         first_views.append(View(experiment_id, experiment.name, key, prepared[key][0]))
         if key == ALL_KEY and DESCRIPTION_END in experiment.tags.get(views.DESCRIPTION_TAG, ""):
             continue  # A single run does not take a study's place.
-        text = _description(experiment_id, key, prepared[key][0], _common(group, "params.question"), experiment.tags)
+        text = _description(experiment_id, key, prepared[key][0], common(group, "params.question"), experiment.tags)
         client.set_experiment_tag(experiment_id, views.DESCRIPTION_TAG, text)
     return first_views
 
@@ -161,7 +217,7 @@ def prepared_views() -> list[View]:
     return [view for _, view in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
-def _common(runs: pd.DataFrame, column: str) -> str | None:
+def common(runs: pd.DataFrame, column: str) -> str | None:
     """The value that all runs have in a column of text; None if there is no such value."""
     values = set(runs[column]) if column in runs else set()
     (value,) = values if len(values) == 1 else (None,)
@@ -195,6 +251,8 @@ def _description(experiment_id: str, key: str, name: str, question: str | None, 
         tags: The experiment's tags before.
     """
 
+    import mlflow
+
     def links(of_key: str, text: str) -> str:
         ways = [(text, of_key, False), ("mean over seeds", of_key + MEAN, False), ("table", of_key, True)]
         if of_key == ALL_KEY:
@@ -203,7 +261,12 @@ def _description(experiment_id: str, key: str, name: str, question: str | None, 
 
     names = {at: title for at, (title, _) in views.view_names(tags).items() if at.startswith(STUDY_KEY)}
     others = sorted(at for at in names if at != key and not at.endswith(MEAN))
-    parts = [f"**{question or QUESTION}** {links(key, name)}"]
+    reports = {
+        run.data.tags[REPORT_TAG]: views.artifact_link("", experiment_id, run.info.run_id, "report.html")
+        for run in mlflow.MlflowClient().search_runs([experiment_id], f"tags.{REPORT_TAG} != ''")
+    }
+    report = reports.get(key.removeprefix(STUDY_KEY))
+    parts = [f"**{question or QUESTION}** {links(key, name)}" + (f" · [report]({report})" if report else "")]
     parts += [links(other, names[other]) for other in others]
     parts += [links(ALL_KEY, "all runs")] if key != ALL_KEY else []
     parts.append("\n".join(f"- {line}" for line in LEGEND))

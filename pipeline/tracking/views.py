@@ -60,6 +60,20 @@ def run_link(server: str, experiment_id: str, run_id: str) -> str:
     return f"{server}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
+def artifact_link(server: str, experiment_id: str, run_id: str, path: str) -> str:
+    """Address of the page that shows one of a run's files."""
+    slash = "/" if server else ""
+    return f"{server}{slash}#/experiments/{experiment_id}/runs/{run_id}/artifacts/{path}?workflowType=machine_learning"
+
+
+def shortened(description: str) -> str:
+    """A description that MLflow does not cut: whole lines, as many as there is room for."""
+    if len(description) <= MAX_DESCRIPTION:
+        return description
+    ending = "\n\nThe rest is in report.md."
+    return description[: MAX_DESCRIPTION - len(ending)].rpartition("\n")[0] + ending
+
+
 def artifact_address(run_id: str, path: str) -> str:
     """Address of a run's file, relative to the dashboard's pages, for a picture in a description."""
     return f"get-artifact?path={path}&run_uuid={run_id}"

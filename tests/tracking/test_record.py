@@ -32,7 +32,7 @@ def runs(client: MlflowClient) -> dict[str, Run]:
     """The three runs of the study by head."""
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id])
+    found = client.search_runs([experiment.experiment_id], "tags.study = 'heads'")
     assert len(found) == 3
     return {run.data.params["head"]: run for run in found}
 
