@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,6 @@ STUDY_KEY, SWEEP_KEY, ALL_KEY, MEAN = "study-", "sweep", "all", "-mean"
 """Keys of the views: the first with a study's name, and the first two also with `-mean` behind."""
 REPORT_TAG = "report"
 """Tag of a run that is the report on a study, whose name is its value."""
-SIZE_METRICS = ("size/resize/accuracy", "size/canvas/accuracy", "size/seen_fraction")
 
 
 def size_tag(height: int) -> str:
@@ -82,7 +80,7 @@ def with_answers(runs: pd.DataFrame) -> pd.DataFrame:
     """The same table with a column `answers.CONDITION` for each condition, as `pipeline.analysis` takes it.
 
     Args:
-        runs: Finished runs, as `mlflow.search_runs` gives them. A run without recorded predictions gets no answers.
+        runs: Finished runs, as `mlflow.search_runs` gives them, each with its recorded predictions.
     """
     import pandas as pd
 
@@ -91,7 +89,6 @@ def with_answers(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _answers(run_id: str) -> dict[str, bytes]:
-
     found = {}
     table = _parquet(run_id, "predictions.parquet")
     logits = [column for column in table if str(column).startswith("logit_")]
@@ -108,20 +105,6 @@ def _parquet(run_id: str, name: str) -> pd.DataFrame:
     import pandas as pd
 
     return pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
-
-
-def size_histories(run_ids: Iterable[str]) -> dict[str, dict[str, dict[int, float]]]:
-    """Of each run, the metrics by image size: metric name to height in pixels to value."""
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    return {
-        run_id: {
-            key: {metric.step: metric.value for metric in client.get_metric_history(run_id, key)}
-            for key in SIZE_METRICS
-        }
-        for run_id in run_ids
-    }
 
 
 @dataclass(frozen=True)

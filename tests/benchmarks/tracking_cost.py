@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from pipeline import compare, run_page, train
+from pipeline import run_page, train
 from pipeline.tracking import store, study
 from pipeline.tracking.record import RunRecord
 
@@ -52,8 +52,7 @@ def main() -> None:
         (RunRecord, ("epoch", "pairing", "fit", "test", "cost", "sizes", "model", "page", "register")),
         (run_page, ("draw", "describe")),
         (store, ("open_store",)),
-        (study, ("runs_of_sweep", "size_histories", "publish_views", "run")),
-        (compare, ("size_figure",)),
+        (study, ("runs_of_sweep", "with_answers", "record_report", "publish_views", "run")),
     ):
         for name in names:
             _time(owner, name)
