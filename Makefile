@@ -1,4 +1,4 @@
-# make heads      train the three heads with three seeds on the embedded digits, and print one table
+# make heads      train the three heads with three seeds on the embedded digits, and print the answer
 # make test       run the tests
 # make dashboard  serve the results, on http://127.0.0.1:5000 or with PORT=5001 elsewhere
 # make lint       ruff and mypy
