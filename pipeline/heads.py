@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
+from pipeline.adaptive_pooling import adaptive_max_pool
 from pipeline.errors import ConfigError, require, require_own_name
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ class Head(ABC):
         return size
 
     @abstractmethod
-    def collapse(self, native: Size) -> list[keras.Layer]:
-        """Layers that turn (N, H, W, C) into (N, F), for a head trained on maps of size `native`."""
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
+        """Turns (N, H, W, C) into (N, F), for a head trained on maps of size `native`."""
 
     def contract(self, native: Size, size: Size) -> Contract:
         """What the head, trained on maps of size `native`, does with one of `size`."""
@@ -162,9 +163,7 @@ class Head(ABC):
         self.check(native)
         input_size = (None, None) if self.takes_any_size else map_shape[:2]
         inputs = keras.Input((*input_size, map_shape[2]), name="feature_map")
-        x = inputs
-        for layer in self.collapse(native):
-            x = layer(x)
+        x = self.collapse(inputs, native)
         for units in self.hidden_units:
             x = keras.layers.Dense(units, activation="relu")(self._drop(x))
         x = self._drop(x)
@@ -195,10 +194,10 @@ class FlattenDense(Head):
     def collapsed_size(self, native: Size, size: Size) -> Size:
         return size
 
-    def collapse(self, native: Size) -> list[keras.Layer]:
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
         import keras
 
-        return [keras.layers.Flatten()]
+        return keras.layers.Flatten()(feature_map)
 
 
 @dataclass
@@ -290,18 +289,30 @@ class AveragePool(Head):
                 "Use head.pool_size=full, a smaller window, or fewer strides in the backbone.",
             )
 
-    def collapse(self, native: Size) -> list[keras.Layer]:
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
         import keras
 
         pool = keras.layers.AveragePooling2D(self.window(native), self._strides(native), self.padding)
-        return [pool, keras.layers.Flatten()]
+        return keras.layers.Flatten()(pool(feature_map))
 
 
 @dataclass
-class GlobalAveragePool(Head):
-    """GlobalAveragePooling2D, then Dense: the mean of each channel, over a map of any size.
+class GlobalPool(Head):
+    """What heads share that pool the whole map into a number a channel.
 
     Weights of the head without hidden layers: C·K + K.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    def collapsed_size(self, native: Size, size: Size) -> Size:
+        return (1, 1)
+
+
+@dataclass
+class GlobalAveragePool(GlobalPool):
+    """GlobalAveragePooling2D, then Dense: the mean of each channel, over a map of any size.
+
     Source: Lin, Chen, Yan, "Network In Network", 2013, section 3.2.
 
     Attributes:
@@ -311,20 +322,110 @@ class GlobalAveragePool(Head):
     name: str = "global_average_pool"
     keepdims: bool = False
 
-    takes_any_size: ClassVar[bool] = True
     color: ClassVar[str] = "#0072B2"
 
-    def collapsed_size(self, native: Size, size: Size) -> Size:
-        return (1, 1)
-
-    def collapse(self, native: Size) -> list[keras.Layer]:
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
         import keras
 
-        pool = keras.layers.GlobalAveragePooling2D(keepdims=self.keepdims)
-        return [pool, keras.layers.Flatten()] if self.keepdims else [pool]
+        pooled = keras.layers.GlobalAveragePooling2D(keepdims=self.keepdims)(feature_map)
+        return keras.layers.Flatten()(pooled) if self.keepdims else pooled
 
 
-HEADS: tuple[type[Head], ...] = (FlattenDense, AveragePool, GlobalAveragePool)
+@dataclass
+class GlobalMaxPool(GlobalPool):
+    """GlobalMaxPooling2D, then Dense: the largest value of each channel, over a map of any size.
+
+    Source: Oquab, Bottou, Laptev, Sivic, "Is object localization for free?", 2015, section 3.
+    """
+
+    name: str = "global_max_pool"
+
+    color: ClassVar[str] = "#CC79A7"
+
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
+        import keras
+
+        return keras.layers.GlobalMaxPooling2D()(feature_map)
+
+
+@dataclass
+class GeneralizedMeanPool(GlobalPool):
+    """Generalized-mean pooling (GeM), then Dense: (mean xᵖ)^(1/p) of each channel, over a map of any size.
+
+    p = 1 is the mean, p → ∞ the maximum. Values below `FLOOR` count as that: roots want positive numbers.
+    Source: Radenović, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", 2018, equation 3. p is
+    fixed here and not learned.
+
+    Attributes:
+        p: The exponent.
+    """
+
+    name: str = "generalized_mean_pool"
+    p: float = 3.0
+
+    color: ClassVar[str] = "#56B4E9"
+    FLOOR: ClassVar[float] = 1e-6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            1 <= self.p <= 100, "head.p", self.p, "must lie in [1, 100]", "Use for example head.p=3, or 1 for the mean."
+        )
+
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
+        import keras
+        from keras import ops
+
+        powers = ops.power(ops.maximum(ops.cast(feature_map, "float32"), self.FLOOR), self.p)
+        return ops.power(keras.layers.GlobalAveragePooling2D(dtype="float32")(powers), 1 / self.p)
+
+
+@dataclass
+class SpatialPyramidPool(Head):
+    """Spatial pyramid pooling (SPP), then Dense: maxima over grids of n×n bins, over a map of any size.
+
+    Weights of the head without hidden layers, levels n₁, n₂, …: (n₁² + n₂² + …)·C·K + K.
+    Source: He, Zhang, Ren, Sun, "Spatial Pyramid Pooling in Deep Convolutional Networks", 2014, section 2.2.
+
+    Attributes:
+        levels: Bins a side of each grid.
+    """
+
+    name: str = "spatial_pyramid_pool"
+    levels: list[int] = field(default_factory=lambda: [1, 2, 4])
+
+    takes_any_size: ClassVar[bool] = True
+    color: ClassVar[str] = "#009E73"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            len(self.levels) > 0 and all(bins >= 1 for bins in self.levels),
+            "head.levels",
+            self.levels,
+            "needs at least one level, and each at least 1 bin a side",
+            "Use for example head.levels=[1,2,4].",
+        )
+
+    def collapsed_size(self, native: Size, size: Size) -> Size:
+        return (sum(bins**2 for bins in self.levels), 1)
+
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
+        import keras
+
+        grids = [adaptive_max_pool(feature_map, (bins, bins)) for bins in self.levels]
+        flat = [keras.layers.Flatten()(grid) for grid in grids]
+        return keras.layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
+
+
+HEADS: tuple[type[Head], ...] = (
+    FlattenDense,
+    AveragePool,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    GeneralizedMeanPool,
+    SpatialPyramidPool,
+)
 """The heads that `head=NAME` offers; a new one is added here, in `conf/head/` and in the test table."""
 
 

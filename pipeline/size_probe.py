@@ -349,14 +349,15 @@ def seen_fraction_of(head: keras.Model, maps: np.ndarray) -> float:
     """Share of the cells of feature maps (N, H, W, C) that can change the logits.
 
     By gradient of what the first Dense layer makes of them, which without hidden layers is the logits. It is taken
-    before any ReLU: a unit that happens to be off says nothing about which cells it looks at.
+    before any ReLU: a unit that happens to be off says nothing about which cells it looks at. Each cell has its turn at
+    being a channel's largest, because a maximum has a gradient at one cell only.
     """
     import keras
     import tensorflow as tf
 
     dense = next(layer for layer in head.layers if isinstance(layer, keras.layers.Dense))
     collapse = keras.Model(head.input, dense.input)
-    feature_maps = tf.constant(maps)
+    feature_maps = tf.constant(_with_peaks(maps))
     with tf.GradientTape() as tape:
         tape.watch(feature_maps)
         outputs = tf.matmul(tf.cast(collapse(feature_maps, training=False), tf.float32), dense.kernel)
@@ -364,3 +365,12 @@ def seen_fraction_of(head: keras.Model, maps: np.ndarray) -> float:
         total = tf.reduce_sum(outputs * tf.random.stateless_normal(outputs.shape, seed=(0, 0)))
     gradient = tape.gradient(total, feature_maps)
     return float(np.mean(np.any(gradient.numpy() != 0, axis=(0, 3))))
+
+
+def _with_peaks(maps: np.ndarray) -> np.ndarray:
+    """Feature maps (N, H, W, C), repeated until each of the H·W cells stands out in one channel of one map."""
+    count, rows, columns, channels = maps.shape
+    cell = np.arange(rows * columns)
+    peaked = maps[np.arange(max(count, math.ceil(len(cell) / channels))) % count]
+    peaked[cell // channels, cell // columns, cell % columns, cell % channels] = 2 * abs(maps).max() + 1
+    return peaked

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.heads import AveragePool, FlattenDense, GlobalAveragePool, Head, Size, Verdict
+from pipeline.heads import (
+    AveragePool,
+    FlattenDense,
+    GeneralizedMeanPool,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    Head,
+    Size,
+    SpatialPyramidPool,
+    Verdict,
+)
 from pipeline.size_probe import rebuild, seen_fraction_of
 
 NATIVE, ADAPTS, CROPS, REFUSES = Verdict.NATIVE, Verdict.ADAPTS, Verdict.CROPS, Verdict.REFUSES
@@ -24,6 +35,10 @@ PARAMETERS = [
     (GlobalAveragePool(), 64 * 10 + 10),
     (GlobalAveragePool(keepdims=True), 64 * 10 + 10),
     (GlobalAveragePool(hidden_units=[128]), 64 * 128 + 128 + 128 * 10 + 10),
+    (GlobalMaxPool(), 64 * 10 + 10),
+    (GeneralizedMeanPool(), 64 * 10 + 10),
+    (SpatialPyramidPool(), (1 + 4 + 16) * 64 * 10 + 10),
+    (SpatialPyramidPool(levels=[3], hidden_units=[8]), 9 * 64 * 8 + 8 + 8 * 10 + 10),
 ]
 
 
@@ -54,6 +69,10 @@ CONTRACTS = [
     (GlobalAveragePool(), 1, ADAPTS, 1),
     (GlobalAveragePool(), 7, NATIVE, 1),
     (GlobalAveragePool(), 14, ADAPTS, 1),
+    (GlobalMaxPool(), 6, ADAPTS, 1),
+    (GeneralizedMeanPool(), 14, ADAPTS, 1),
+    (SpatialPyramidPool(), 1, ADAPTS, 1),  # bins share cells where there are fewer cells than bins
+    (SpatialPyramidPool(), 7, NATIVE, 1),
 ]
 
 
@@ -79,6 +98,9 @@ HEADS = [
         for strides in (None, [1, 1], [2, 3], [4, 4])
         for padding in ("valid", "same")
     ),
+    GlobalMaxPool(),
+    GeneralizedMeanPool(p=2.0),
+    SpatialPyramidPool(),
 ]
 
 
@@ -123,3 +145,19 @@ def test_dropout_acts_in_training_only() -> None:
     maps = np.ones((1, 2, 2, 64), np.float32)
     assert np.array_equal(head(maps, training=False), head(maps, training=False))
     assert not np.array_equal(head(maps, training=True), head(maps, training=True))
+
+
+def test_pooled_values_follow_the_formulas() -> None:
+    """On the 3×3 map 1 … 9, whose only channel reaches the Dense layers."""
+    feature_map = keras.ops.reshape(keras.ops.arange(1.0, 10.0), (1, 3, 3, 1))
+
+    def pooled(head: Head) -> list[float]:
+        inputs = keras.Input((None, None, 1))
+        return keras.Model(inputs, head.collapse(inputs, (3, 3)))(feature_map).numpy().ravel().tolist()
+
+    assert pooled(GlobalAveragePool()) == [5.0]  # 45 / 9
+    assert pooled(GlobalMaxPool()) == [9.0]
+    assert pooled(GeneralizedMeanPool(p=1)) == pytest.approx([5.0])
+    assert pooled(GeneralizedMeanPool(p=3)) == pytest.approx([225 ** (1 / 3)])  # 1³ + … + 9³ = 45² = 2025, / 9
+    # Bins of 2 over 3 cells: ⌊3i / 2⌋ to ⌈3(i + 1) / 2⌉ - 1, which is 0–1 and 1–2: rows 123 456 and 456 789.
+    assert pooled(SpatialPyramidPool(levels=[1, 2])) == [9.0, 5.0, 6.0, 8.0, 9.0]

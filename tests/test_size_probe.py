@@ -13,7 +13,7 @@ import pytest
 from pipeline.backbones import SmallFcn
 from pipeline.data import Data, Dataset, DatasetFacts
 from pipeline.evaluation import accuracy, predict
-from pipeline.heads import AveragePool, FlattenDense, GlobalAveragePool, Head, Verdict
+from pipeline.heads import HEADS, AveragePool, FlattenDense, GlobalAveragePool, Head, Verdict
 from pipeline.model import build_model
 from pipeline.size_probe import (
     ContractError,
@@ -101,7 +101,7 @@ def _model(head: Head) -> keras.Model:
     return build_model(SmallFcn(), head, (16, 16, 1), 10, seed=0)
 
 
-@pytest.mark.parametrize("head", [FlattenDense(), AveragePool(), GlobalAveragePool()], ids=lambda head: head.name)
+@pytest.mark.parametrize("head", [option() for option in HEADS], ids=lambda head: head.name)
 def test_measurement_agrees_with_the_plan(digits: Data, head: Head) -> None:
     probe = SizeProbe(sizes=[3, 8, 14, 16, 20, 28, 32], max_images=100)
     model = _model(head)
