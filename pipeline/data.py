@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 from omegaconf import MISSING
 
 from pipeline.errors import ConfigError, UserError, require, require_at_least, suggestion
-from pipeline.heads import Size, size_text
+from pipeline.heads import Size, of_shape, size_text
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -237,14 +238,20 @@ class Data:
     test_split: ImageSplit
     seed: int
 
-    def train(self, batch_size: int, epochs: int) -> tf.data.Dataset:
+    def train(self, batch_size: int, epochs: int, heights: Sequence[int] | None = None) -> tf.data.Dataset:
         """All epochs, one after the other, as batches of uint8 (B, H, W, C) and int64 (B,).
+
+        With `heights` in pixels, each batch is resized to one of them, drawn by the seed and the batch's number.
 
         The order of an epoch is a function of the seed and the epoch's number (with `cache=none` also of TensorFlow's
         global seed, which `build_model` sets to the run's), so that every head sees the same batches. An epoch is
         ⌈images / batch_size⌉ batches, the last of them smaller.
         """
-        return self.train_split.epochs(self.train_indices, batch_size, epochs, self.seed)
+        batches = self.train_split.epochs(self.train_indices, batch_size, epochs, self.seed)
+        if heights is None:
+            return batches
+        sizes = [of_shape(self.facts.image_size, height) for height in heights]
+        return _resize_each(batches, sizes, self.facts, self.seed)
 
     def validation(self, batch_size: int) -> tf.data.Dataset:
         """The held-out images in a fixed order, as batches like those of `train`."""
@@ -346,6 +353,22 @@ class StreamedSplit(ImageSplit):
         wanted = np.zeros(len(self), dtype=bool)
         wanted[indices] = True
         return _read(self._builder, self.name, self._size, wanted)
+
+
+def _resize_each(batches: tf.data.Dataset, sizes: Sequence[Size], facts: DatasetFacts, seed: int) -> tf.data.Dataset:
+    """Batches of images, each resized to one of `sizes` that the seed draws."""
+    import tensorflow as tf
+
+    def resized(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = batch
+        drawn = tf.random.stateless_uniform((), tf.stack([seed, number]), maxval=len(sizes), dtype=tf.int32)
+        size = tf.gather(tf.constant(sizes), drawn)
+        is_native = tf.reduce_all(size == tf.constant(facts.image_size))
+        images = tf.cond(is_native, lambda: images, lambda: resize(images, size))
+        return tf.ensure_shape(images, (None, None, None, facts.channels)), labels
+
+    chosen = batches.enumerate().map(resized, num_parallel_calls=os.cpu_count(), deterministic=True)
+    return _without_autotune(chosen.prefetch(PREFETCH_BATCHES))
 
 
 def resize(images: tf.Tensor, size: Size) -> tf.Tensor:

@@ -35,6 +35,11 @@ def size_text(size: Size) -> str:
     return f"{size[0]}×{size[1]}"
 
 
+def of_shape(native: Size, height: int) -> Size:
+    """The size of a height in pixels whose width keeps the shape of `native` images."""
+    return height, max(1, round(native[1] * height / native[0]))
+
+
 class Verdict(StrEnum):
     """What a trained head does with a feature map of some size."""
 

@@ -37,9 +37,10 @@ def main(composed: DictConfig) -> None:
     """Composes, checks and prints one plan."""
     config = to_typed(composed, Config)
     cli.import_tensorflow()
-    from pipeline.size_probe import plan_sizes
+    from pipeline.size_probe import check_training_sizes, plan_sizes
 
     facts = config.dataset.describe()
+    check_training_sizes(config.backbone, config.head, config.training.sizes or [], facts)
     cli.console().print(plan_table(config, facts, plan_sizes(config.backbone, config.head, config.size_probe, facts)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from pipeline.backbones import Backbone, ImageTooSmallError
 from pipeline.data import Data, DatasetFacts, resize
 from pipeline.errors import ConfigError, require, require_at_least
 from pipeline.evaluation import logits_function
-from pipeline.heads import Head, Size, Verdict, size_text
+from pipeline.heads import HEADS, Head, Size, Verdict, of_shape, size_text
 from pipeline.model import join
 
 if TYPE_CHECKING:
@@ -66,10 +67,8 @@ class SizeProbe:
 
     def image_sizes(self, native: Size) -> list[Size]:
         """Sizes (height, width) in pixels to probe, ascending, the training size `native` always among them."""
-        height, width = native
-        heights = self.sizes or [round(height * scale) for scale in self.scales]
-        others = {(side, max(1, round(width * side / height))) for side in heights if side >= 1}
-        return sorted(others | {native})
+        heights = self.sizes or [round(native[0] * scale) for scale in self.scales]
+        return sorted({of_shape(native, side) for side in heights if side >= 1} | {native})
 
 
 @dataclass(frozen=True)
@@ -137,6 +136,32 @@ def plan_sizes(backbone: Backbone, head: Head, probe: SizeProbe, facts: DatasetF
         _plan_size(backbone, extractor, head, native_map[:2], size, facts.classes)
         for size in probe.image_sizes(facts.image_size)
     ]
+
+
+def check_training_sizes(backbone: Backbone, head: Head, heights: Sequence[int], facts: DatasetFacts) -> None:
+    """Raises `ConfigError` unless a model with this head can be trained at each height in pixels."""
+    extractor = backbone.build(facts.channels)
+    native_map = backbone.map_shape(extractor, facts.image_size)[:2]
+    plans = [
+        _plan_size(backbone, extractor, head, native_map, of_shape(facts.image_size, height), facts.classes)
+        for height in sorted(heights)
+    ]
+    refused = [
+        f"at {size_text(plan.size)} px, {plan.reason.rstrip('.')}"
+        for plan in plans
+        if plan.map_size is None or not (head.takes_any_size or plan.size == facts.image_size)
+    ]
+    require(
+        not refused,
+        "training.sizes",
+        list(heights),
+        f"head={head.name} on {backbone.name} has to take every one of them in training. But {'; '.join(refused)}",
+        f"Use head={_any_size_head().name} or another head for images of any size, larger sizes, or null.",
+    )
+
+
+def _any_size_head() -> type[Head]:
+    return next(option for option in HEADS if option.takes_any_size)
 
 
 def _plan_size(

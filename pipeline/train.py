@@ -43,13 +43,14 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
     from pipeline.evaluation import accuracy, cross_entropy, predict
     from pipeline.model import build_model
     from pipeline.pairing import pairing_of
-    from pipeline.size_probe import check_plan, measure_sizes, plan_sizes
+    from pipeline.size_probe import check_plan, check_training_sizes, measure_sizes, plan_sizes
     from pipeline.training import fit
 
     dataset, backbone, head, probe = config.dataset, config.backbone, config.head, config.size_probe
     strategy = config.training.prepare_devices()
     facts = dataset.describe()
     planned = plan_sizes(backbone, head, probe, facts)
+    check_training_sizes(backbone, head, config.training.sizes or [], facts)
     store.open_store(config.tracking, config.output_path)
     data = dataset.load(config.seed, config.output_path / "cache")
 

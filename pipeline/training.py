@@ -62,6 +62,8 @@ class Training:
     Attributes:
         epochs: Passes over the training images.
         batch_size: Images in a step.
+        sizes: Heights in pixels, of which each step draws one to resize its images to, the same for every head; null
+            trains at the size of the images. Validation and test keep that size.
         optimizer: `adam` or `sgd`.
         learning_rate: At the start.
         momentum: Nesterov momentum of `sgd`.
@@ -75,6 +77,7 @@ class Training:
 
     epochs: int = 5
     batch_size: int = 128
+    sizes: list[int] | None = None
     optimizer: Optimizer = Optimizer.adam
     learning_rate: float = 3e-3
     momentum: float = 0.9
@@ -88,6 +91,13 @@ class Training:
     def __post_init__(self) -> None:
         require_at_least(1, "training.epochs", self.epochs, 5)
         require_at_least(1, "training.batch_size", self.batch_size, 128)
+        require(
+            self.sizes is None or (len(self.sizes) > 0 and all(side >= 1 for side in self.sizes)),
+            "training.sizes",
+            self.sizes,
+            "must be null or hold at least one height, each at least 1 px",
+            "Use for example training.sizes=[20,24,28,32,40].",
+        )
         require(
             self.learning_rate > 0 and math.isfinite(self.learning_rate),
             "training.learning_rate",
@@ -178,7 +188,7 @@ def fit(model: keras.Model, data: Data, training: Training, on_epoch: Callable[[
         )
         callbacks.append(keeper)
     history = model.fit(
-        data.train(training.batch_size, training.epochs),
+        data.train(training.batch_size, training.epochs, training.sizes),
         epochs=training.epochs,
         steps_per_epoch=steps,
         validation_data=data.validation(training.batch_size) if validates else None,

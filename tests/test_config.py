@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,7 +41,7 @@ def test_every_study_composes_with_each_of_its_choices(path: Path) -> None:
     study = yaml.safe_load(text)
     assert study["question"].endswith("?")
     for key, values in study["hydra"]["sweeper"]["params"].items():
-        for value in str(values).split(","):
+        for value in OverridesParser.create().parse_override(f"{key}={values}").sweep_string_iterator():
             assert typed(f"study={path.stem}", f"{key}={value}").study == path.stem
 
 
@@ -52,7 +53,8 @@ def test_every_arm_composes_and_says_what_it_is(path: Path) -> None:
 
 def test_arms_of_matched_capacity_have_matched_capacity() -> None:
     """On small_fcn at 28 px: a map of 7×7×64, 10 classes."""
-    parameters = {path.stem: typed(f"arm={path.stem}").head.build((7, 7, 64), 10).count_params() for path in ARMS}
+    arms = ("flatten", "flatten_dropout", "average_pool_matched", "gap_matched")
+    parameters = {arm: typed(f"arm={arm}").head.build((7, 7, 64), 10).count_params() for arm in arms}
     assert parameters == {
         "flatten": 7 * 7 * 64 * 10 + 10,  # 31,370
         "flatten_dropout": 7 * 7 * 64 * 10 + 10,
@@ -99,9 +101,13 @@ def test_help_names_every_option_of_every_group() -> None:
 WRONG = [
     # what is typed, what the message says
     (["head=global_avg_pool"], "head=global_avg_pool: there is no such option. Use one of average_pool, flatten_dense, "
-     "global_average_pool. Did you mean global_average_pool?"),
+     "generalized_mean_pool, global_average_pool, global_max_pool, spatial_pyramid_pool. Did you mean "
+     "global_average_pool?"),
     (["study=haeds"], "study=haeds: there is no such option. Use one of heads"),
     (["head.keepdim=true"], "head.keepdim=true: there is no such setting. Did you mean head.keepdims?"),
+    (["training.sizes=[]"], "training.sizes=[]: must be null or hold at least one height"),
+    (["head=generalized_mean_pool", "head.p=0"], "head.p=0.0: must lie in [1, 100]"),
+    (["head=spatial_pyramid_pool", "head.levels=[0]"], "head.levels=[0]: needs at least one level"),
     (["training.epoch=3"], "training.epoch=3: there is no such setting. Did you mean training.epochs?"),
     (["sed=3"], "sed=3: there is no such setting. Did you mean seed?"),
     (["+head.colour=red"], "head.colour=red: there is no such setting. head has name, hidden_units, dropout, keepdims"),

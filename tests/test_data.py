@@ -215,3 +215,26 @@ def test_digest_tells_splits_apart(tmp_path: Path) -> None:
     assert data.train_split.digest != data.test_split.digest
     assert data.train_split.digest == _load(tmp_path, cache=Cache.none).train_split.digest
     assert len(data.train_split.digest) == 32
+
+
+def test_each_batch_has_one_size_drawn_by_the_seed(tmp_path: Path) -> None:
+    data = _load(tmp_path)
+    plain = list(data.train(32, epochs=2).as_numpy_iterator())
+    drawn = list(data.train(32, 2, [6, 8, 12]).as_numpy_iterator())
+    assert len(plain) == len(drawn) == 2 * 41
+    for (images, labels), (resized, same_labels) in zip(plain, drawn, strict=True):
+        assert np.array_equal(labels, same_labels)  # the same images in the same order
+        assert np.array_equal(resized, resize(images, resized.shape[1:3]))
+    sizes = [images.shape[1:3] for images, _ in drawn]
+    counts = {side: sizes.count((side, side)) for side in (6, 8, 12)}
+    assert sum(counts.values()) == 82
+    assert min(counts.values()) > 82 / 3 - 3 * (82 * 2 / 9) ** 0.5  # three standard deviations of a fair draw
+    again = [images.shape[1:3] for images, _ in data.train(32, 2, [6, 8, 12]).as_numpy_iterator()]
+    other = [images.shape[1:3] for images, _ in _load(tmp_path, seed=1).train(32, 2, [6, 8, 12]).as_numpy_iterator()]
+    assert again == sizes != other
+
+
+def test_drawn_sizes_keep_the_shape_of_the_images(tmp_path: Path) -> None:
+    data = _load(tmp_path, image_size=[10, 20])
+    images, _ = next(data.train(8, 1, [5]).as_numpy_iterator())
+    assert images.shape == (8, 5, 10, 1)

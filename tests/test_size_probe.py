@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.backbones import SmallFcn
 from pipeline.data import Data, Dataset, DatasetFacts
+from pipeline.errors import ConfigError
 from pipeline.evaluation import accuracy, predict
 from pipeline.heads import HEADS, AveragePool, FlattenDense, GlobalAveragePool, Head, Verdict
 from pipeline.model import build_model
@@ -21,6 +22,7 @@ from pipeline.size_probe import (
     SizeProbe,
     canvas_places,
     check_plan,
+    check_training_sizes,
     lay_on_canvas,
     measure_sizes,
     plan_sizes,
@@ -195,3 +197,19 @@ def test_non_square_images_keep_their_shape_and_are_measured(tmp_path: Path) -> 
         ((18, 36), (5, 9), "crops"),
         ((24, 48), (6, 12), "refuses"),
     ]
+
+
+def test_training_sizes_that_a_head_refuses_are_refused_with_its_plan() -> None:
+    check_training_sizes(SmallFcn(), GlobalAveragePool(), [20, 28, 40], FASHION)
+    check_training_sizes(SmallFcn(), FlattenDense(), [28], FASHION)
+    with pytest.raises(ConfigError) as caught:
+        check_training_sizes(SmallFcn(), FlattenDense(), [20, 28], FASHION)
+    assert str(caught.value) == (
+        "training.sizes=[20, 28]: head=flatten_dense on small_fcn has to take every one of them in training. But at "
+        "20×20 px, the 5×5 feature map collapses to 5×5, but the first Dense kernel was trained on 7×7. Use "
+        "head=global_average_pool or another head for images of any size, larger sizes, or null."
+    )
+    with pytest.raises(ConfigError, match="at 32×32 px, 23% of the 8×8 feature map is ignored"):  # 1 - 49 / 64
+        check_training_sizes(SmallFcn(), AveragePool(), [28, 32], FASHION)
+    with pytest.raises(ConfigError, match="at 3×3 px, backbone=small_fcn needs images of at least 4×4 px"):
+        check_training_sizes(SmallFcn(), GlobalAveragePool(), [3, 28], FASHION)

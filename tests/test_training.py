@@ -115,3 +115,13 @@ def test_a_mirrored_strategy_on_one_device_trains_the_same(digits: Data) -> None
 
     for mirrored, plain in zip(weights(Strategy.mirrored), weights(Strategy.none), strict=True):
         assert np.allclose(mirrored, plain, atol=1e-3)
+
+
+def test_a_model_for_any_size_trains_at_several(digits: Data) -> None:
+    model = _model()
+    losses: list[float] = []
+    training = Training(epochs=3, batch_size=64, sizes=[6, 8, 12], keep_weights=KeepWeights.last)
+    result = fit(model, digits, training, lambda _, logs: losses.append(logs["loss"]))
+    logits, labels = predict(model, digits.validation(50))  # at 8 px
+    assert result.validation_accuracy == pytest.approx(accuracy(logits, labels))
+    assert losses[2] < losses[0]
