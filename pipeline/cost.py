@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.evaluation import logits_function
+from pipeline.evaluation import inference
 
 if TYPE_CHECKING:
     import keras
@@ -91,7 +91,7 @@ def _inference_graph(model: keras.Model, image_shape: tuple[int, int, int]) -> t
 
 
 def _milliseconds_per_image(model: keras.Model, image_shape: tuple[int, int, int]) -> float:
-    logits_of = logits_function(model)
+    logits_of = inference(model)
     image = np.zeros((1, *image_shape), np.uint8)
     logits_of(image)  # Traces.
     times = []

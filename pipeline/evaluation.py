@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-def logits_function(model: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
-    """The model's inference as one compiled function of uint8 images (N, H, W, C).
+def inference(model: keras.Model) -> Callable[[np.ndarray | tf.Tensor], tf.Tensor]:
+    """The model's inference as one compiled function of images or feature maps (N, H, W, C).
 
-    Traced once, for all batch sizes and, where the model takes any, for all image sizes.
+    Traced once, for all batch sizes and, where the model takes any, for all sizes.
     """
     import tensorflow as tf
 
-    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)])
-    def logits(images: tf.Tensor) -> tf.Tensor:
-        return model(images, training=False)
+    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, model.inputs[0].dtype)])
+    def outputs(inputs: tf.Tensor) -> tf.Tensor:
+        return model(inputs, training=False)
 
-    return logits
+    return outputs
 
 
 def predict(model: keras.Model, batches: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Logits float32 (N, K) and labels int64 (N,) of all batches, in their order."""
-    logits_of = logits_function(model)
+    logits_of = inference(model)
     pairs = [(logits_of(images).numpy(), labels) for images, labels in batches.as_numpy_iterator()]
     return np.concatenate([logits for logits, _ in pairs]), np.concatenate([labels for _, labels in pairs])
 

@@ -68,8 +68,8 @@ def _size_table(measured: Sequence[MeasuredSize]) -> str:
     ]
     lines += [
         f"| {size_text(result.size)} | {size_text(result.map_size) if result.map_size else '-'} | "
-        f"`{result.verdict.value}` | {result.seen_fraction:.0%} | {_number(result.resize_accuracy)} | "
-        f"{_number(result.canvas_accuracy)} |"
+        f"`{result.verdict.value}` | {result.seen_fraction:.0%} | {_number(result.answers.resize_accuracy)} | "
+        f"{_number(result.answers.canvas_accuracy)} |"
         for result in measured
     ]
     return "\n".join(lines)
@@ -119,8 +119,12 @@ def size_figure(measured: Sequence[MeasuredSize]) -> Figure:
     figure = Figure(figsize=(WIDTH, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     mark_verdicts(top, {result.size[0]: result.verdict for result in measured})
-    top.plot(heights, [result.resize_accuracy for result in measured], "o-", color="#0072B2", label="image resized")
-    top.plot(heights, [result.canvas_accuracy for result in measured], "s--", color="#D55E00", label="on a canvas")
+    top.plot(
+        heights, [result.answers.resize_accuracy for result in measured], "o-", color="#0072B2", label="image resized"
+    )
+    top.plot(
+        heights, [result.answers.canvas_accuracy for result in measured], "s--", color="#D55E00", label="on a canvas"
+    )
     top.set(ylabel="test accuracy", ylim=(0, 1.02))
     top.legend(loc="lower right", fontsize="small")
     bottom.plot(heights, [result.seen_fraction for result in measured], "k.-")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,18 @@ import numpy as np
 from pipeline.backbones import Backbone, ImageTooSmallError
 from pipeline.data import Data, DatasetFacts, resize
 from pipeline.errors import ConfigError, require, require_at_least
-from pipeline.evaluation import logits_function
+from pipeline.evaluation import inference
 from pipeline.heads import HEADS, Head, Size, Verdict, of_shape, size_text
-from pipeline.model import join
+from pipeline.size_transfer import (
+    RESIZE_INPUT,
+    WAY_NAMES,
+    NotRecognizedError,
+    Parts,
+    Way,
+    resize_input,
+    take_apart,
+    ways_for,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -22,6 +32,10 @@ if TYPE_CHECKING:
 
 GRADIENT_IMAGES = 16
 """Feature maps whose gradients are taken together; a cell counts as seen if it matters for any of them."""
+
+
+AS_IS = "as_is"
+"""The model as it was trained, beside the ways of `pipeline.size_transfer`."""
 
 
 class ContractError(Exception):
@@ -38,6 +52,8 @@ class SizeProbe:
         max_images: Test images measured at each size; null for all of them.
         batch_size: Images in a batch at the training size; larger images come in smaller batches of as many pixels.
         seed: Draws where each image lies on the canvas, the same for every run.
+        ways: Names of the ways to run the trained model at other sizes (see `pipeline.size_transfer`) that are measured
+            beside the model as it is; null for all that its head allows, [] for none.
     """
 
     scales: list[float] = field(default_factory=lambda: [0.5, 0.75, 0.875, 1.0, 1.25, 1.5, 1.75, 2.0])
@@ -45,6 +61,7 @@ class SizeProbe:
     max_images: int | None = None
     batch_size: int = 256
     seed: int = 0
+    ways: list[str] | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -64,6 +81,13 @@ class SizeProbe:
         require_at_least(1, "size_probe.max_images", 1 if self.max_images is None else self.max_images, 1000)
         require_at_least(1, "size_probe.batch_size", self.batch_size, 256)
         require_at_least(0, "size_probe.seed", self.seed, 0)
+        require(
+            set(self.ways or []) <= set(WAY_NAMES),
+            "size_probe.ways",
+            self.ways,
+            f"must be null or a list of {', '.join(WAY_NAMES)}",
+            "Use for example size_probe.ways=[resize_input], or [] for none.",
+        )
 
     def image_sizes(self, native: Size) -> list[Size]:
         """Sizes (height, width) in pixels to probe, ascending, the training size `native` always among them."""
@@ -95,6 +119,28 @@ class PlannedSize:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a model answered at one image size, run in one way.
+
+    Attributes:
+        resized: Class predicted for each test image resized to this size, (N,); None if refused.
+        on_canvas: Class predicted for each test image laid on a canvas of this size, (N,); None if refused.
+        resize_accuracy: Top-1 accuracy on resized test images; NaN if refused.
+        canvas_accuracy: Top-1 accuracy on test images laid on a canvas; NaN if refused.
+    """
+
+    resized: np.ndarray | None = None
+    on_canvas: np.ndarray | None = None
+    resize_accuracy: float = math.nan
+    canvas_accuracy: float = math.nan
+
+    @classmethod
+    def of(cls, resized: np.ndarray, on_canvas: np.ndarray, labels: np.ndarray) -> Answers:
+        """The answers with their accuracies against labels (N,)."""
+        return cls(resized, on_canvas, float(np.mean(resized == labels)), float(np.mean(on_canvas == labels)))
+
+
+@dataclass(frozen=True)
 class MeasuredSize:
     """What did happen at one image size.
 
@@ -103,22 +149,18 @@ class MeasuredSize:
         map_size: Height and width of the feature map in cells; None where the backbone leaves none.
         verdict: What the trained head did.
         seen_fraction: Share of the map's cells that can change the logits, by gradient; 0.0 if refused.
-        resize_accuracy: Top-1 accuracy on test images resized to this size; NaN if refused.
-        canvas_accuracy: Top-1 accuracy on test images laid on a canvas of this size; NaN if refused.
         reason: One sentence for people.
-        resize_classes: Class predicted for each resized test image, (N,); None if refused.
-        canvas_classes: Class predicted for each test image laid on a canvas, (N,); None if refused.
+        answers: Of the model as it is.
+        ways: Answers of the model run in each way of `pipeline.size_transfer` that its head allows, by name.
     """
 
     size: Size
     map_size: Size | None
     verdict: Verdict
     seen_fraction: float
-    resize_accuracy: float
-    canvas_accuracy: float
     reason: str
-    resize_classes: np.ndarray | None = None
-    canvas_classes: np.ndarray | None = None
+    answers: Answers = Answers()
+    ways: Mapping[str, Answers] = field(default_factory=dict)
 
 
 def plan_sizes(backbone: Backbone, head: Head, probe: SizeProbe, facts: DatasetFacts) -> list[PlannedSize]:
@@ -223,14 +265,53 @@ def measure_sizes(
     """
     native_map = backbone.map_shape(model.get_layer("backbone"), data.facts.image_size)[:2]
     native_classes, labels = test_logits.argmax(axis=1)[: probe.max_images], test_labels[: probe.max_images]
+    networks = _Networks(model, native_map, data.facts.image_size, probe.ways)
     return [
-        _measure_size(model, backbone, head, probe, data, native_classes, labels, native_map, size)
+        _measure_size(networks, backbone, head, probe, data, native_classes, labels, native_map, size)
         for size in probe.image_sizes(data.facts.image_size)
     ]
 
 
+class _Networks:
+    """A trained model and what is made of it, as functions that are traced once for all image sizes."""
+
+    def __init__(self, model: keras.Model, native_map: Size, image_size: Size, wanted: list[str] | None) -> None:
+        self.backbone, self.head = model.get_layer("backbone"), model.get_layer("head")
+        self._extract = inference(self.backbone)
+        self.converted: dict[str, tuple[Way, Parts, Callable[[np.ndarray], tf.Tensor]]] = {}
+        self.resizing = None
+        if wanted is None or RESIZE_INPUT in wanted:
+            self.resizing = inference(resize_input(model, image_size))
+        try:
+            parts = take_apart(self.head, native_map)  # The feature map is what the head takes for images.
+        except NotRecognizedError:
+            return
+        for way in ways_for(parts.collapse):
+            if wanted is None or way.name in wanted:
+                self.converted[way.name] = (way, parts, inference(way.convert(parts)))
+
+    def features_of(self, images: np.ndarray | tf.Tensor) -> tf.Tensor:
+        """The feature map float32 (N, h, w, F) of uint8 images (N, H, W, C)."""
+        import tensorflow as tf
+
+        return tf.cast(self._extract(images), tf.float32)  # It is shorter under mixed precision.
+
+    @property
+    def ways(self) -> list[str]:
+        """Names of the ways that are measured."""
+        return [*([RESIZE_INPUT] if self.resizing else []), *self.converted]
+
+    def heads_for(self, map_shape: tuple[int, int, int]) -> dict[str, Callable[[np.ndarray], tf.Tensor]]:
+        """The converted heads that take a feature map of shape (H, W, F)."""
+        return {
+            name: logits_of
+            for name, (way, parts, logits_of) in self.converted.items()
+            if way.refusal(parts.map_size, parts.extractor.compute_output_shape((None, *map_shape))[1:3]) is None
+        }
+
+
 def _measure_size(
-    model: keras.Model,
+    networks: _Networks,
     backbone: Backbone,
     head: Head,
     probe: SizeProbe,
@@ -240,40 +321,36 @@ def _measure_size(
     native_map: Size,
     size: Size,
 ) -> MeasuredSize:
-    extractor, trained = model.get_layer("backbone"), model.get_layer("head")
-
-    def refused(map_size: Size | None, reason: str) -> MeasuredSize:
-        return MeasuredSize(size, map_size, Verdict.REFUSES, 0.0, math.nan, math.nan, reason)
-
+    map_shape, rebuilt = None, None
+    heads: dict[str, Callable[[np.ndarray], tf.Tensor]] = {}
     try:
-        map_shape = backbone.map_shape(extractor, size)
-    except ImageTooSmallError as error:
-        return refused(None, str(error))
-    try:
-        rebuilt = rebuild(head, trained, map_shape, native_map)
-    except ValueError as error:
-        return refused(map_shape[:2], str(error))
+        map_shape = backbone.map_shape(networks.backbone, size)
+        heads = networks.heads_for(map_shape)
+        rebuilt = rebuild(head, networks.head, map_shape, native_map)
+        heads[AS_IS] = inference(rebuilt)
+    except (ImageTooSmallError, ValueError) as error:
+        reason = str(error)
 
-    images, _ = next(data.test(GRADIENT_IMAGES).as_numpy_iterator())
-    seen_fraction = seen_fraction_of(rebuilt, extractor(resize(images, size), training=False).numpy())
-    whole = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
-    verdict = whole if seen_fraction == 1 else Verdict.CROPS
+    verdict, seen_fraction = Verdict.REFUSES, 0.0
+    if rebuilt is not None and map_shape is not None:
+        images, _ = next(data.test(GRADIENT_IMAGES).as_numpy_iterator())
+        seen_fraction = seen_fraction_of(rebuilt, networks.features_of(resize(images, size)).numpy())
+        whole = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
+        verdict = whole if seen_fraction == 1 else Verdict.CROPS
+        reason = f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts"
     if size == data.facts.image_size:
-        resized = on_canvas = native_classes
+        same = Answers.of(native_classes, native_classes, labels)
+        answers = dict.fromkeys([AS_IS, *networks.ways], same)
     else:
-        # A model for images of any size is its own rebuilt model; reusing it saves a trace for each size.
-        probed = model if head.takes_any_size else join(extractor, rebuilt, size)
-        resized, on_canvas = _predict(probed, probe, data, size)
+        answers = _answer(networks, heads, probe, data, labels, size)
     return MeasuredSize(
         size=size,
-        map_size=map_shape[:2],
+        map_size=map_shape[:2] if map_shape else None,
         verdict=verdict,
         seen_fraction=seen_fraction,
-        resize_accuracy=float(np.mean(resized == labels)),
-        canvas_accuracy=float(np.mean(on_canvas == labels)),
-        reason=f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts",
-        resize_classes=resized,
-        canvas_classes=on_canvas,
+        reason=reason,
+        answers=answers.get(AS_IS, Answers()),
+        ways={name: answers.get(name, Answers()) for name in networks.ways},
     )
 
 
@@ -300,27 +377,42 @@ def rebuild(head: Head, trained: keras.Model, map_shape: tuple[int, int, int], n
     return rebuilt
 
 
-def _predict(model: keras.Model, probe: SizeProbe, data: Data, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """The classes predicted for resized test images and for test images laid on a canvas, (N,) each."""
-    logits_of = logits_function(model)
+def _answer(
+    networks: _Networks,
+    heads: Mapping[str, Callable[[np.ndarray], tf.Tensor]],
+    probe: SizeProbe,
+    data: Data,
+    labels: np.ndarray,
+    size: Size,
+) -> dict[str, Answers]:
+    """What each head says to resized test images and to test images laid on a canvas, and what `resize_input` says."""
     height, width = data.facts.image_size
     # As many pixels as a batch at the training size, so that memory stays bounded.
     batch_size = max(1, min(probe.batch_size, probe.batch_size * height * width // (size[0] * size[1])))
     tops, lefts = canvas_places(len(data.test_split), (height, width), size, probe.seed)
+    said: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
 
-    def classes(images: np.ndarray | tf.Tensor) -> np.ndarray:
-        logits = logits_of(images).numpy()
-        if not np.isfinite(logits).all():
-            raise ContractError(f"the model answers {size_text(size)} px images with logits that are not finite")
-        return logits.argmax(axis=1)
+    def note(name: str, mode: str, logits: tf.Tensor) -> None:
+        if not np.isfinite(logits.numpy()).all():
+            raise ContractError(f"{name} answers {size_text(size)} px images with logits that are not finite")
+        said[name, mode].append(logits.numpy().argmax(axis=1))
 
     start = 0
-    resized, on_canvas = [], []
     for images, _ in data.test(batch_size, probe.max_images).as_numpy_iterator():
         batch = slice(start, start := start + len(images))
-        resized.append(classes(resize(images, size)))
-        on_canvas.append(classes(lay_on_canvas(images, size, tops[batch], lefts[batch])))
-    return np.concatenate(resized), np.concatenate(on_canvas)
+        made = {"resize": resize(images, size), "canvas": lay_on_canvas(images, size, tops[batch], lefts[batch])}
+        for mode, other in made.items():
+            if heads:
+                feature_map = networks.features_of(other)  # All heads share one pass through the backbone.
+                for name, logits_of in heads.items():
+                    note(name, mode, logits_of(feature_map))
+            if networks.resizing:
+                note(RESIZE_INPUT, mode, networks.resizing(other))
+    names = {name for name, _ in said}
+    return {
+        name: Answers.of(np.concatenate(said[name, "resize"]), np.concatenate(said[name, "canvas"]), labels)
+        for name in names
+    }
 
 
 def canvas_places(count: int, native: Size, size: Size, seed: int) -> tuple[np.ndarray, np.ndarray]:

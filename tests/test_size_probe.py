@@ -112,10 +112,14 @@ def test_measurement_agrees_with_the_plan(digits: Data, head: Head) -> None:
     planned = plan_sizes(SmallFcn(), head, probe, digits.facts)
     check_plan(head, planned, measured)
     by_height = {result.size[0]: result for result in measured}
-    assert by_height[16].resize_accuracy == by_height[16].canvas_accuracy == accuracy(logits[:100], labels[:100])
+    assert (
+        by_height[16].answers.resize_accuracy
+        == by_height[16].answers.canvas_accuracy
+        == accuracy(logits[:100], labels[:100])
+    )
     for result in measured:
         refused = result.verdict is Verdict.REFUSES
-        assert math.isnan(result.resize_accuracy) == math.isnan(result.canvas_accuracy) == refused
+        assert math.isnan(result.answers.resize_accuracy) == math.isnan(result.answers.canvas_accuracy) == refused
         assert (result.seen_fraction == 0) == refused
 
 
@@ -162,9 +166,12 @@ def test_batches_of_another_size_measure_the_same(digits: Data, head: Head) -> N
         for batch in (360, 77)
     )
     for one, other in zip(first, second, strict=True):
-        assert one.canvas_accuracy == pytest.approx(other.canvas_accuracy, nan_ok=True)
-        assert one.resize_accuracy == pytest.approx(other.resize_accuracy, nan_ok=True)
-        for classes, others in ((one.resize_classes, other.resize_classes), (one.canvas_classes, other.canvas_classes)):
+        assert one.answers.canvas_accuracy == pytest.approx(other.answers.canvas_accuracy, nan_ok=True)
+        assert one.answers.resize_accuracy == pytest.approx(other.answers.resize_accuracy, nan_ok=True)
+        for classes, others in (
+            (one.answers.resized, other.answers.resized),
+            (one.answers.on_canvas, other.answers.on_canvas),
+        ):
             assert (classes is None) == (others is None) == (one.verdict is Verdict.REFUSES)
             if classes is not None and others is not None:
                 assert classes.shape == others.shape == (360,)

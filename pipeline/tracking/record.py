@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.tracking import store, views
-from pipeline.tracking.study import size_tag
+from pipeline.tracking.study import condition, size_tag, way_metric
 
 if TYPE_CHECKING:
     import keras
@@ -134,8 +134,8 @@ class RunRecord:
     def sizes(self, planned: list[PlannedSize], measured: list[MeasuredSize], labels: np.ndarray) -> None:
         """Records what happens at each image size: metrics with step = height in pixels, tags, table.
 
-        The class predicted for each test image goes to `size_predictions.parquet`, a column for each size and way of
-        making the image; `labels` (N,) are the true ones.
+        The class predicted for each test image goes to `size_predictions.parquet`, a column for each size, mode of
+        making the image, and way of running the model; `labels` (N,) are the true ones.
         """
         import mlflow
         import pandas as pd
@@ -147,10 +147,13 @@ class RunRecord:
             height, width = result.size
             values = {
                 "size/px": height,
-                "size/resize/accuracy": result.resize_accuracy,
-                "size/canvas/accuracy": result.canvas_accuracy,
+                "size/resize/accuracy": result.answers.resize_accuracy,
+                "size/canvas/accuracy": result.answers.canvas_accuracy,
                 "size/seen_fraction": result.seen_fraction,
             }
+            for way, answers in result.ways.items():
+                values[way_metric(way, "resize")] = answers.resize_accuracy
+                values[way_metric(way, "canvas")] = answers.canvas_accuracy
             metrics += [Metric(key, value, now, height) for key, value in values.items()]
             tags.append(RunTag(size_tag(height), result.verdict.value))
             rows.append(
@@ -160,9 +163,16 @@ class RunRecord:
                     "feature_map": "×".join(map(str, result.map_size)) if result.map_size else None,
                     "verdict": result.verdict.value,
                     "seen_fraction": result.seen_fraction,
-                    # JSON has no NaN.
-                    "resize_accuracy": None if math.isnan(result.resize_accuracy) else result.resize_accuracy,
-                    "canvas_accuracy": None if math.isnan(result.canvas_accuracy) else result.canvas_accuracy,
+                    "resize_accuracy": _json_number(result.answers.resize_accuracy),
+                    "canvas_accuracy": _json_number(result.answers.canvas_accuracy),
+                    **{
+                        f"{way}_{mode}_accuracy": _json_number(accuracy)
+                        for way, answers in result.ways.items()
+                        for mode, accuracy in (
+                            ("resize", answers.resize_accuracy),
+                            ("canvas", answers.canvas_accuracy),
+                        )
+                    },
                     "parameters_if_built_for_it": plan.parameters,
                     "reason": plan.reason,
                 }
@@ -263,13 +273,18 @@ def _leaves(config: Config) -> list[tuple[str, Any]]:
     return list(walk(OmegaConf.structured(config), ""))
 
 
+def _json_number(value: float) -> float | None:
+    return None if math.isnan(value) else value  # JSON has no NaN.
+
+
 def _size_predictions(measured: list[MeasuredSize], labels: np.ndarray) -> pd.DataFrame:
     import pandas as pd
 
     columns = {
-        f"{mode}_{result.size[0]:03d}px": classes
+        condition(mode, result.size[0], way): classes
         for result in measured
-        for mode, classes in (("resize", result.resize_classes), ("canvas", result.canvas_classes))
+        for way, answers in (("", result.answers), *result.ways.items())
+        for mode, classes in (("resize", answers.resized), ("canvas", answers.on_canvas))
         if classes is not None
     }
     probed = labels[: len(next(iter(columns.values())))]

@@ -32,6 +32,16 @@ def size_tag(height: int) -> str:
     return f"size.{height:03d}px"
 
 
+def way_metric(way: str, mode: str) -> str:
+    """Name of the metric of a way of `pipeline.size_transfer`, by pixels; `mode` is `resize` or `canvas`."""
+    return f"size/{way}/{mode}/accuracy"
+
+
+def condition(mode: str, height: int, way: str = "") -> str:
+    """`resize_035px`: images of a height made in a mode; `resize_035px.global_pool`: the model run in a way."""
+    return f"{mode}_{height:03d}px" + (f".{way}" if way else "")
+
+
 def size_verdicts(run: pd.Series) -> dict[int, Verdict]:
     """The verdict at each probed height in pixels, ascending, from the tags of a run."""
     found = {}
@@ -95,7 +105,7 @@ def _answers(run_id: str) -> dict[str, bytes]:
     found["answers.test"] = pack(table[logits].to_numpy().argmax(axis=1) == table["label"].to_numpy())
     table = _parquet(run_id, "size_predictions.parquet")
     for column in table:
-        if re.fullmatch(r"(resize|canvas)_\d+px", str(column)):
+        if re.fullmatch(r"(resize|canvas)_\d+px(\.\w+)?", str(column)):
             found[f"answers.{column}"] = pack((table[column] == table["label"]).to_numpy())
     return found
 
