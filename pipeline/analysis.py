@@ -2,7 +2,8 @@
 
 Works on one table with a row a run: what `mlflow.search_runs` gives, and beside it a column `answers.CONDITION` for
 each condition that the run was tested under, which holds a bit for each test image, 1 where it was classified right.
-The conditions are `test` (the training size), `resize_035px`, `canvas_035px` and so on; None where the head refuses.
+The conditions are `test` (the training size), `resize_035px`, `canvas_035px` and so on, and of a model that is run in
+another way at that size `resize_035px.global_pool`; None where the model refuses.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pipeline.answers import unpack
 from pipeline.errors import require, require_at_least
 from pipeline.heads import Verdict
 from pipeline.inference import Bootstrap, Estimate, Outcome, claim, estimate, holm, seeds_to_settle
-from pipeline.tracking.study import arm_or_head, size_verdicts, varied_params
+from pipeline.tracking.study import arm_or_head, condition, size_verdicts, varied_params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,8 @@ class Statistics:
         require_at_least(100, "statistics.resamples", self.resamples, 4000)
 
 
+MODES = {"resize": "image resized", "canvas": "image at its scale on a canvas, or its centre"}
+"""Modes of making an image of another size, and how a chart names them."""
 TEST = "test"
 PAIRING = ("split", "batches", "backbone")
 """Tags `pairing.*` in which two runs must agree for their difference to be that of their arms."""
@@ -88,6 +91,11 @@ class Arm:
     answers: Mapping[str, np.ndarray]
     accuracy: Mapping[str, Estimate]
     verdicts: Mapping[int, Verdict]
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Ways other than as it is in which the models were run at other sizes, in the order of their measurement."""
+        return tuple(dict.fromkeys(name.partition(".")[2] for name in self.answers if "." in name))
 
     def mean(self, column: str) -> float:
         """Mean of a column of `runs` over the seeds."""
@@ -151,7 +159,7 @@ class Group:
         dataset: Its name.
         image_size: `28×28`, in pixels.
         arms: In the order of their first runs.
-        comparisons: Every pair of arms under every condition that both take; none with a single seed.
+        comparisons: Every pair of arms, as they are, under every condition that both take; none with a single seed.
         controls: Every pair of arms that are the same function at the training size.
         left_out: What is not compared and why, a sentence each.
     """
@@ -182,9 +190,9 @@ class Group:
         return next(arm for arm in self.arms if arm.name == name)
 
 
-def condition_of(mode: str, height: int, native: int) -> str:
-    """Name of the condition in which images of a height in pixels are made in a mode, `resize` or `canvas`."""
-    return TEST if height == native else f"{mode}_{height:03d}px"
+def condition_of(mode: str, height: int, native: int, way: str = "") -> str:
+    """Name of the condition in which images of a height in pixels are made in one of `MODES`."""
+    return TEST if height == native else condition(mode, height, way)
 
 
 def analyse(runs: pd.DataFrame, statistics: Statistics) -> list[Group]:
@@ -249,18 +257,18 @@ def _group(names: tuple[str, str, str], runs: pd.DataFrame, resamples: int) -> G
     comparisons: list[Comparison] = []
     if len(seeds) >= 2:
         resampled = _resample(answers, len(seeds), resamples)
-        for (name, condition), means in resampled.items():
-            estimates[name][condition] = estimate(answers[name][condition], means)
-        for condition in sorted({condition for _, condition in resampled}):
-            takers = [name for name in by_arm if (name, condition) in resampled]
+        for (name, under), means in resampled.items():
+            estimates[name][under] = estimate(answers[name][under], means)
+        for under in sorted({under for _, under in resampled if "." not in under}):
+            takers = [name for name in by_arm if (name, under) in resampled]
             for first, second in itertools.combinations(takers, 2):
-                right, other = answers[first][condition], answers[second][condition]
-                means = resampled[first, condition] - resampled[second, condition]
+                right, other = answers[first][under], answers[second][under]
+                means = resampled[first, under] - resampled[second, under]
                 comparisons.append(
                     Comparison(
                         first=first,
                         second=second,
-                        condition=condition,
+                        condition=under,
                         difference=estimate(right.astype(np.int8) - other.astype(np.int8), means),
                         outcome=Outcome.UNDECIDED,
                         claimed=Outcome.UNDECIDED,
@@ -294,7 +302,7 @@ def _resample(
     answers: Mapping[str, Mapping[str, np.ndarray]], seeds: int, resamples: int
 ) -> dict[tuple[str, str], np.ndarray]:
     """Bootstrap means by arm and condition; tables of equally many images share their draws."""
-    tables = {(name, condition): table for name, of_arm in answers.items() for condition, table in of_arm.items()}
+    tables = {(name, under): table for name, of_arm in answers.items() for under, table in of_arm.items()}
     found = {}
     for images in {table.shape[1] for table in tables.values()}:
         alike = [key for key, table in tables.items() if table.shape[1] == images]
@@ -344,7 +352,7 @@ def _answers(runs: pd.DataFrame, native: int) -> dict[str, np.ndarray]:
     for column in runs:
         match = re.fullmatch(r"answers\.(.+)", str(column))
         # What the probe measured at the training size is `test` again, perhaps on fewer images.
-        if match and not match.group(1).endswith(f"_{native:03d}px") and runs[column].notna().all():
+        if match and f"_{native:03d}px" not in match.group(1) and runs[column].notna().all():
             found[match.group(1)] = np.stack([unpack(packed) for packed in runs[column]])
     return found
 

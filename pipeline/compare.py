@@ -14,6 +14,7 @@ from pipeline import cli, report, snapshot
 from pipeline.analysis import Statistics, analyse
 from pipeline.config import PROJECT_ROOT, Comparison, absolute, to_typed
 from pipeline.errors import ConfigError, UserError, suggestion
+from pipeline.tables import terminal
 from pipeline.tracking import store, study, views
 from pipeline.tracking.store import Tracking
 
@@ -68,9 +69,11 @@ def _report(runs: pd.DataFrame, statistics: Statistics, directory: Path, link: C
     for group in groups:
         console.print()
         console.print(report.answer(group, statistics))
-        console.print(report.terminal(report.arms_table(group, statistics), group.title))
+        console.print(terminal(report.arms_table(group, statistics), group.title))
         if group.comparisons:
-            console.print(report.terminal(report.comparisons_table(group, statistics, every_condition=False), ""))
+            console.print(terminal(report.comparisons_table(group, statistics, every_condition=False), ""))
+        for table in report.ways_tables(group, statistics)[:1]:
+            console.print(terminal(table, "How to run the trained models at other sizes"))
         console.print(report.control_text(group, statistics))
         for line in group.left_out:
             console.print(f"Left out: {line}.")

@@ -6,15 +6,15 @@ import base64
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.table import Table as RichTable
-
-from pipeline.analysis import TEST, Arm, Comparison, Group, Statistics, condition_of
+from pipeline.analysis import MODES, TEST, Arm, Comparison, Group, Statistics, condition_of
 from pipeline.heads import Verdict
-from pipeline.inference import Estimate, Outcome
+from pipeline.inference import Outcome
+from pipeline.size_transfer import WAY_RULES
+from pipeline.tables import Table, accuracy_text, interval_text, markdown, points_text
 from pipeline.verdicts import LEGEND, phrase, summarize
+from pipeline.ways_report import best_ways_table, ways_figure, ways_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,36 +23,16 @@ ALT_TEXTS = {
     "differences": "Differences of test accuracy between arms, with intervals",
     "sizes": "Test accuracy by image size, with intervals",
     "cost": "Test accuracy over the number of parameters",
+    "ways": "Test accuracy by image size for each way to run the trained models, with intervals",
 }
-MODES = {"resize": "image resized", "canvas": "image at its scale on a canvas, or its centre"}
-"""Ways of making an image of another size, and how a chart names them."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells for any medium.
-
-    Attributes:
-        columns: Headings; those of numbers begin with `>` and are set to the right.
-        rows: Of text, as many cells as there are columns.
-        caption: Below it.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
-
-    @property
-    def headings(self) -> list[tuple[str, bool]]:
-        """Each heading, and whether its column is one of numbers."""
-        return [(column.removeprefix(">"), column.startswith(">")) for column in self.columns]
 
 
 def answer(group: Group, statistics: Statistics) -> str:
     """The answer in words: which arm is more accurate at the training size, and what each does at other sizes."""
     sentences = [
         f"The control failed: {control.first} and {control.second} are the same function at {group.native} px, and "
-        f"still differ by {_points(control.difference.mean)} (p = {control.p_value:.2g}). Nothing below can be trusted."
+        f"still differ by {points_text(control.difference.mean)} (p = {control.p_value:.2g}). Nothing below can be "
+        "trusted."
         for control in group.controls
         if not control.holds
     ]
@@ -74,13 +54,13 @@ def _accuracy_sentence(group: Group, statistics: Statistics) -> str:
         other = found.second if found.first == best.name else found.first
         outcome = Outcome.A_BETTER if found.outcome is Outcome.B_BETTER else found.outcome
         low, high = sorted(map(abs, found.difference.interval(statistics.confidence)))
-        interval = f"{_points(abs(found.difference.mean))}, {100 * low:.2f} to {100 * high:.2f}"
+        interval = f"{points_text(abs(found.difference.mean))}, {100 * low:.2f} to {100 * high:.2f}"
         said[outcome].append(f"{other} ({interval})" if outcome is Outcome.A_BETTER else other)
     parts = []
     if said[Outcome.A_BETTER]:
         parts.append(f"is more accurate than {_list(said[Outcome.A_BETTER])}")
     if said[Outcome.EQUIVALENT]:
-        parts.append(f"is as accurate as {_list(said[Outcome.EQUIVALENT])} to within {_points(statistics.margin)}")
+        parts.append(f"is as accurate as {_list(said[Outcome.EQUIVALENT])} to within {points_text(statistics.margin)}")
     if said[Outcome.UNDECIDED]:
         parts.append(f"has the highest mean, undecided against {_list(said[Outcome.UNDECIDED])}")
     return f"At {group.native} px, {best.name} {_list(parts)}."
@@ -159,7 +139,7 @@ def comparisons_table(group: Group, statistics: Statistics, every_condition: boo
                 found.first,
                 found.second,
                 _condition_text(found.condition, group.native),
-                _interval(found.difference, statistics),
+                interval_text(found.difference, statistics.confidence),
                 f"{found.difference.probability_above_zero():.3f}",
                 verdict_text(found, statistics),
                 f"{found.p_value:.2g}",
@@ -169,7 +149,7 @@ def comparisons_table(group: Group, statistics: Statistics, every_condition: boo
         ("A", "B", "images", ">A − B in points", ">P(A > B)", "verdict", ">p"),
         tuple(rows),
         f"Paired over seeds and test images. Points are hundredths of accuracy, [{statistics.confidence:.0%} interval] "
-        f"over other seeds and other images; δ = {_points(statistics.margin)}; p after Holm's correction for all "
+        f"over other seeds and other images; δ = {points_text(statistics.margin)}; p after Holm's correction for all "
         f"{len(group.comparisons)} comparisons.",
     )
 
@@ -178,9 +158,9 @@ def verdict_text(found: Comparison, statistics: Statistics) -> str:
     """The verdict in words."""
     if found.outcome in (Outcome.A_BETTER, Outcome.B_BETTER):
         better = found.first if found.outcome is Outcome.A_BETTER else found.second
-        return f"{better} better by more than {_points(statistics.margin)}"
+        return f"{better} better by more than {points_text(statistics.margin)}"
     if found.outcome is Outcome.EQUIVALENT:
-        return f"equivalent within {_points(statistics.margin)}"
+        return f"equivalent within {points_text(statistics.margin)}"
     if found.more_seeds is None:
         return "undecided; more seeds alone would not settle it"
     return f"undecided; about {found.more_seeds} more seeds would settle it"
@@ -193,9 +173,10 @@ def control_text(group: Group, statistics: Statistics) -> str:
     texts = []
     for control in group.controls:
         ends = "holds, and this is the noise of the study" if control.holds else "FAILED; trust nothing here"
+        difference = interval_text(control.difference, statistics.confidence)
         texts.append(
             f"{control.first} and {control.second} are the same function at {group.native} px. Their accuracies differ "
-            f"by {_interval(control.difference, statistics)} points, p = {control.p_value:.2g}: the control {ends}."
+            f"by {difference} points, p = {control.p_value:.2g}: the control {ends}."
         )
     return " ".join(texts)
 
@@ -219,6 +200,14 @@ def pareto_front(group: Group) -> set[str]:
     return {arm.name for arm in group.arms if not any(dominates(other, arm) for other in group.arms)}
 
 
+def ways_tables(group: Group, statistics: Statistics) -> list[Table]:
+    """What the ways to run the trained models at other sizes give; none where no other way was measured."""
+    if not any(arm.ways for arm in group.arms):
+        return []
+    by_mode = [ways_table(group, statistics, mode) for mode in MODES]
+    return [best_ways_table(group, statistics), *by_mode]
+
+
 def markdown_page(groups: Sequence[Group], statistics: Statistics) -> str:
     """Answers, tables and controls in Markdown, for a README or a description."""
     parts = []
@@ -227,26 +216,9 @@ def markdown_page(groups: Sequence[Group], statistics: Statistics) -> str:
         if group.comparisons:
             parts.append(markdown(comparisons_table(group, statistics, every_condition=True)).strip())
             parts.append(markdown(sizes_table(group, statistics)).strip())
+            parts += [markdown(table).strip() for table in ways_tables(group, statistics)]
         parts += [control_text(group, statistics), *(f"Left out: {line}." for line in group.left_out)]
     return "\n\n".join(parts) + "\n"
-
-
-def terminal(table: Table, title: str) -> RichTable:
-    """A table for the terminal."""
-    shown = RichTable(title=title, caption=table.caption)
-    for heading, number in table.headings:
-        shown.add_column(heading, justify="right" if number else "left")
-    for row in table.rows:
-        shown.add_row(*row)
-    return shown
-
-
-def markdown(table: Table) -> str:
-    """A table for a README."""
-    lines = [" | ".join(heading for heading, _ in table.headings)]
-    lines.append(" | ".join("---:" if number else "---" for _, number in table.headings))
-    lines += [" | ".join(cell.replace("|", "\\|") for cell in row) for row in table.rows]
-    return "\n".join(f"| {line} |" for line in lines) + (f"\n\n{table.caption}\n" if table.caption else "\n")
 
 
 def size_figure(group: Group, statistics: Statistics) -> Figure:
@@ -337,7 +309,7 @@ def difference_figure(group: Group, statistics: Statistics) -> Figure:
     figure = Figure(figsize=(8, 1.4 + 0.45 * len(compared)), layout="constrained", dpi=110)
     axis = figure.subplots()
     margin = 100 * statistics.margin
-    axis.axvspan(-margin, margin, color="0.9", zorder=0, label=f"within δ = {_points(statistics.margin)}")
+    axis.axvspan(-margin, margin, color="0.9", zorder=0, label=f"within δ = {points_text(statistics.margin)}")
     axis.axvline(0, color="0.6", linewidth=1, zorder=1)
     for index, found in enumerate(compared):
         low, high = found.difference.interval(statistics.confidence)
@@ -381,6 +353,7 @@ def web_page(title: str, groups: Sequence[Group], statistics: Statistics, link: 
                 "left_out": group.left_out,
                 "comparisons": comparisons_table(group, statistics, every_condition=True),
                 "sizes": sizes_table(group, statistics),
+                "ways": ways_tables(group, statistics),
                 "figures": [
                     {"source": _embedded(figure), "description": ALT_TEXTS[name]}
                     for name, figure in figures(group, statistics).items()
@@ -389,6 +362,7 @@ def web_page(title: str, groups: Sequence[Group], statistics: Statistics, link: 
             for group in groups
         ],
         method=method(statistics),
+        rules=[f"{name}: {rule}." for name, rule in WAY_RULES.items()],
         legend=[line.replace("`", "") for line in LEGEND],
         runs=[row for group in groups for row in _run_rows(group, link)],
         footer=f"{sum(len(arm.seeds) for group in groups for arm in group.arms)} runs compared.",
@@ -399,11 +373,14 @@ def figures(group: Group, statistics: Statistics) -> dict[str, Figure]:
     """The report's figures by a short name; none where nothing is compared."""
     if not group.comparisons:
         return {}
-    return {
+    found = {
         "differences": difference_figure(group, statistics),
         "sizes": size_figure(group, statistics),
         "cost": cost_figure(group, statistics),
     }
+    if any(arm.ways for arm in group.arms):
+        found["ways"] = ways_figure(group, statistics)
+    return found
 
 
 def method(statistics: Statistics) -> list[str]:
@@ -418,9 +395,9 @@ def method(statistics: Statistics) -> list[str]:
         "the two-way layout of seeds and images with Satterthwaite's degrees of freedom, because with few seeds the "
         f"bootstrap alone is too narrow (Hesterberg 2015). {statistics.resamples:,} resamples, "
         f"{statistics.confidence:.0%}.",
-        f"A is better if the difference is above δ = {_points(statistics.margin)}, two-sided; A and B are equivalent "
-        "if it lies between −δ and δ (two one-sided tests, Schuirmann 1987); everything else is undecided. p values "
-        "are corrected for all comparisons of the study (Holm 1979). The number of seeds that would settle a "
+        f"A is better if the difference is above δ = {points_text(statistics.margin)}, two-sided; A and B are "
+        "equivalent if it lies between −δ and δ (two one-sided tests, Schuirmann 1987); everything else is undecided. "
+        "p values are corrected for all comparisons of the study (Holm 1979). The number of seeds that would settle a "
         "comparison supposes that mean and variances stay as they are.",
         "McNemar's test asks about one pair of trainings, not about two arms: its p value says that these two models "
         "differ on these images, and nothing about other seeds. It is never pooled.",
@@ -456,15 +433,7 @@ def _embedded(figure: Figure) -> str:
 def _with_interval(arm: Arm, condition: str, confidence: float) -> str:
     if condition not in arm.accuracy:
         return f"{arm.mean('metrics.test/accuracy'):.4f}"
-    low, high = arm.accuracy[condition].interval(confidence)
-    return f"{arm.accuracy[condition].mean:.4f} [{max(low, 0.0):.4f}, {min(high, 1.0):.4f}]"
-
-
-def _interval(difference: Estimate, statistics: Statistics) -> str:
-    """`+1.75 [+1.43, +2.04]`, in points."""
-    low, high = difference.interval(statistics.confidence)
-    middle, low, high = (round(100 * value, 2) + 0.0 for value in (difference.mean, low, high))  # No −0.00.
-    return f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return accuracy_text(arm.accuracy[condition], confidence)
 
 
 def _condition_text(condition: str, native: int) -> str:
@@ -472,10 +441,6 @@ def _condition_text(condition: str, native: int) -> str:
         return f"{native} px"
     mode, _, height = condition.partition("_")
     return f"{int(height.removesuffix('px'))} px, {'resized' if mode == 'resize' else 'on a canvas'}"
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:.2f} points"
 
 
 def _list(items: Sequence[str]) -> str:

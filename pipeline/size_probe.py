@@ -17,7 +17,7 @@ from pipeline.evaluation import inference
 from pipeline.heads import HEADS, Head, Size, Verdict, of_shape, size_text
 from pipeline.size_transfer import (
     RESIZE_INPUT,
-    WAY_NAMES,
+    WAY_RULES,
     NotRecognizedError,
     Parts,
     Way,
@@ -82,10 +82,10 @@ class SizeProbe:
         require_at_least(1, "size_probe.batch_size", self.batch_size, 256)
         require_at_least(0, "size_probe.seed", self.seed, 0)
         require(
-            set(self.ways or []) <= set(WAY_NAMES),
+            set(self.ways or []) <= set(WAY_RULES),
             "size_probe.ways",
             self.ways,
-            f"must be null or a list of {', '.join(WAY_NAMES)}",
+            f"must be null or a list of {', '.join(WAY_RULES)}",
             "Use for example size_probe.ways=[resize_input], or [] for none.",
         )
 

@@ -272,10 +272,12 @@ class DenseToConvMeanMax(DenseToConv):
 
 RESIZE_INPUT = "resize_input"
 """The way for every model: images are resized to the size of training, and the model is left as it is."""
-RESIZE_INPUT_RULE = "images are resized (bilinear, antialiased) to the size of training; the model stays as it is"
-
 WAYS: tuple[Way, ...] = (GlobalPool(), ResizeMap(), InterpolateMap(), DenseToConv(), DenseToConvMeanMax())
-WAY_NAMES: tuple[str, ...] = (RESIZE_INPUT, *(way.name for way in WAYS))
+WAY_RULES: dict[str, str] = {
+    RESIZE_INPUT: "images are resized (bilinear, antialiased) to the size of training; the model stays as it is",
+    **{way.name: way.rule for way in WAYS},
+}
+"""The names of all ways, and what each does."""
 
 
 def ways_for(collapse: Collapse) -> list[Way]:

@@ -13,12 +13,12 @@ from pipeline.report import (
     control_text,
     cost_figure,
     difference_figure,
-    markdown,
     pareto_front,
     size_figure,
     sizes_table,
     web_page,
 )
+from pipeline.tables import markdown
 from tests.test_analysis import STATISTICS, _study
 
 
