@@ -16,6 +16,7 @@ from pipeline.data import Dataset
 from pipeline.errors import ConfigError, require, suggestion
 from pipeline.heads import HEADS, Head
 from pipeline.size_probe import SizeProbe
+from pipeline.size_transfer import WAY_RULES
 from pipeline.tracking.store import DASHBOARD_PORT, Tracking
 from pipeline.training import KeepWeights, Training
 
@@ -109,6 +110,56 @@ class Comparison:
 
 
 @dataclass
+class Conversion:
+    """Which trained model is converted, and how.
+
+    Attributes:
+        model: Path of a `.keras` file, or an MLflow model URI.
+        way: One of `pipeline.size_transfer`; null prints those that the model allows.
+        output: The `.keras` file to write; null for one named after model and way in the working directory.
+        image_size: [height, width] in pixels of the training images, where neither the model nor its run says.
+        images: A `.npy` file of images (N, H, W, C) or a directory of image files, to prove the conversion on beside
+            random images; null for these alone.
+        tolerance: Largest difference of the answers at the training size, relative to the largest answer (but at least
+            to 1).
+        tracking: Where the model was recorded, if an MLflow URI names it.
+        output_dir: As it was for the run that recorded it.
+    """
+
+    model: str = MISSING
+    way: str | None = None
+    output: str | None = None
+    image_size: list[int] | None = None
+    images: str | None = None
+    tolerance: float = 1e-5
+    tracking: Tracking = field(default_factory=Tracking)
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        require(
+            self.way is None or self.way in WAY_RULES,
+            "way",
+            self.way,
+            f"there is no such way; there are {', '.join(WAY_RULES)}",
+            suggestion(self.way or "", WAY_RULES) or "Leave it out to see which the model allows.",
+        )
+        require(
+            self.image_size is None or (len(self.image_size) == 2 and all(side >= 1 for side in self.image_size)),
+            "image_size",
+            self.image_size,
+            "must be null or [height, width], each at least 1 px",
+            "Use for example image_size=[28,28].",
+        )
+        require(
+            0 < self.tolerance < 1, "tolerance", self.tolerance, "must lie in (0, 1)", "Use for example tolerance=1e-5."
+        )
+
+    @property
+    def output_path(self) -> Path:
+        return absolute(self.output_dir)
+
+
+@dataclass
 class Dashboard:
     """How the dashboard is served.
 
@@ -139,6 +190,7 @@ def register() -> None:
     # Under schema/, not in the groups themselves, where they would show up as selectable options.
     store.store(group="schema", name="config", node=Config)
     store.store(group="schema", name="comparison", node=Comparison)
+    store.store(group="schema", name="conversion", node=Conversion)
     store.store(group="schema", name="dashboard", node=Dashboard)
     store.store(group="schema", name="dataset", node=Dataset)
     for group, classes in (("backbone", BACKBONES), ("head", HEADS)):

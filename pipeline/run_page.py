@@ -54,6 +54,8 @@ def describe(
         f"{phrase(verdicts, native)}.**"
     )
     parts = [conclusion, f"![Accuracy by image size]({picture(SIZE_FIGURE)})", _size_table(measured)]
+    if measured[0].ways:
+        parts.append(_ways_table(measured))
     parts.append("\n".join(f"- {line}" for line in LEGEND))
     parts += [f"![{name}]({picture(name)})" for name in (CONFUSION_FIGURE, MISTAKES_FIGURE)]
     if command:
@@ -72,6 +74,19 @@ def _size_table(measured: Sequence[MeasuredSize]) -> str:
         f"{_number(result.answers.canvas_accuracy)} |"
         for result in measured
     ]
+    return "\n".join(lines)
+
+
+def _ways_table(measured: Sequence[MeasuredSize]) -> str:
+    """Accuracies of the ways to run the model at other sizes: resized / on a canvas."""
+    ways = list(measured[0].ways)
+    lines = ["| image / px, resized / on a canvas | " + " | ".join(ways) + " |", "|---|" + "---:|" * len(ways)]
+    for result in measured:
+        cells = [
+            f"{_number(answers.resize_accuracy)} / {_number(answers.canvas_accuracy)}"
+            for answers in result.ways.values()
+        ]
+        lines.append(" | ".join([f"| {size_text(result.size)}", *cells]) + " |")
     return "\n".join(lines)
 
 

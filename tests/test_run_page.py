@@ -18,13 +18,23 @@ from pipeline.run_page import (
     most_confident_mistakes,
     size_figure,
 )
-from pipeline.size_probe import MeasuredSize
+from pipeline.size_probe import Answers, MeasuredSize
 
 FACTS = DatasetFacts("fashion_mnist", "3.0.1", (28, 28, 1), ("shirt", "shoe", "bag"))
+
+
+def _answers(resize: float, canvas: float) -> Answers:
+    return Answers(resize_accuracy=resize, canvas_accuracy=canvas)
+
+
+def _ways(*accuracies: float) -> dict[str, Answers]:
+    return {"resize_input": _answers(*accuracies[:2]), "dense_to_conv": _answers(*accuracies[2:])}
+
+
 MEASURED = [
-    MeasuredSize((24, 24), (6, 6), Verdict.REFUSES, 0.0, math.nan, math.nan, ""),
-    MeasuredSize((28, 28), (7, 7), Verdict.NATIVE, 1.0, 0.921, 0.921, ""),
-    MeasuredSize((40, 40), (10, 10), Verdict.CROPS, 0.49, 0.61, 0.35, ""),
+    MeasuredSize((24, 24), (6, 6), Verdict.REFUSES, 0.0, "", Answers(), _ways(0.8, 0.4, math.nan, math.nan)),
+    MeasuredSize((28, 28), (7, 7), Verdict.NATIVE, 1.0, "", _answers(0.921, 0.921), _ways(0.921, 0.921, 0.921, 0.921)),
+    MeasuredSize((40, 40), (10, 10), Verdict.CROPS, 0.49, "", _answers(0.61, 0.35), _ways(0.9, 0.5, 0.7, 0.6)),
 ]
 
 
@@ -34,6 +44,9 @@ def test_the_description_begins_with_the_conclusion() -> None:
     assert text.splitlines()[0] == ("**96,362 parameters, 0.921 test accuracy at 28 px; refuses 24 px, crops 40 px.**")
     assert "| 24×24 | 6×6 | `refuses` | 0% | - | - |" in text
     assert "| 40×40 | 10×10 | `crops` | 49% | 0.6100 | 0.3500 |" in text
+    assert "| image / px, resized / on a canvas | resize_input | dense_to_conv |" in text
+    assert "| 24×24 | 0.8000 / 0.4000 | - / - |" in text
+    assert "| 40×40 | 0.9000 / 0.5000 | 0.7000 / 0.6000 |" in text
     assert "![Accuracy by image size](at/size_behavior.png)" in text
     assert text.endswith("```\npython -m pipeline.train seed=3\n```\n")
     assert "Run it again" not in describe(FACTS, cost, 0.9212, MEASURED, None, str)

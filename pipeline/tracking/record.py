@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.tracking import store, views
-from pipeline.tracking.study import condition, size_tag, way_metric
+from pipeline.tracking.study import condition, size_tag
 
 if TYPE_CHECKING:
     import keras
@@ -152,8 +152,8 @@ class RunRecord:
                 "size/seen_fraction": result.seen_fraction,
             }
             for way, answers in result.ways.items():
-                values[way_metric(way, "resize")] = answers.resize_accuracy
-                values[way_metric(way, "canvas")] = answers.canvas_accuracy
+                values[views.way_metric(way, "resize")] = answers.resize_accuracy
+                values[views.way_metric(way, "canvas")] = answers.canvas_accuracy
             metrics += [Metric(key, value, now, height) for key, value in values.items()]
             tags.append(RunTag(size_tag(height), result.verdict.value))
             rows.append(

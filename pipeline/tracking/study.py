@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.answers import pack
 from pipeline.heads import Verdict
+from pipeline.size_transfer import WAY_RULES
 from pipeline.tracking import views
 from pipeline.verdicts import LEGEND
 
@@ -30,11 +31,6 @@ REPORT_TAG = "report"
 def size_tag(height: int) -> str:
     """Name of the tag that holds the verdict at a height in pixels; sorts by size."""
     return f"size.{height:03d}px"
-
-
-def way_metric(way: str, mode: str) -> str:
-    """Name of the metric of a way of `pipeline.size_transfer`, by pixels; `mode` is `resize` or `canvas`."""
-    return f"size/{way}/{mode}/accuracy"
 
 
 def condition(mode: str, height: int, way: str = "") -> str:
@@ -177,15 +173,17 @@ def publish_views(runs: pd.DataFrame) -> list[View]:
     for experiment_id, group in runs.groupby("experiment_id", sort=False):
         experiment = client.get_experiment(experiment_id)
         tags = [size_tag(px) for px in sorted({px for _, run in group.iterrows() for px in size_verdicts(run)})]
-        prepared = {ALL_KEY: ("all runs", views.comparison("attributes.status = 'FINISHED' and tags.head != ''", tags))}
+        ways = [way for way in WAY_RULES if f"metrics.{views.way_metric(way, 'resize')}" in group]
+        every = "attributes.status = 'FINISHED' and tags.head != ''"
+        prepared = {ALL_KEY: ("all runs", views.comparison(every, tags, ways))}
         key, sweep, study = ALL_KEY, common(group, "tags.sweep"), common(group, "tags.study")
         if sweep is not None:
             key, name = (STUDY_KEY + study, study) if study else (SWEEP_KEY, "latest sweep")
             of_sweep = f"tags.sweep = '{sweep}'"
             has_arms = "params.arm" in group and (group["params.arm"] != "None").all()
             averaged = ("arm",) if has_arms else ("head", *varied_params(group))
-            prepared[key] = (f"{name}: heads compared", views.comparison(of_sweep, tags))
-            prepared[key + MEAN] = (f"{name}: mean over seeds", views.comparison(of_sweep, tags, averaged))
+            prepared[key] = (f"{name}: heads compared", views.comparison(of_sweep, tags, ways))
+            prepared[key + MEAN] = (f"{name}: mean over seeds", views.comparison(of_sweep, tags, ways, averaged))
         for of_key, (title, state) in prepared.items():
             client.set_experiment_tag(experiment_id, *views.view_tag(of_key, title, state))
         first_views.append(View(experiment_id, experiment.name, key, prepared[key][0]))

@@ -55,6 +55,11 @@ def view_link(server: str, experiment_id: str, key: str, table: bool = False) ->
     return f"{server}{'/' if server else ''}#/experiments/{experiment_id}/runs?{query}"
 
 
+def way_metric(way: str, mode: str) -> str:
+    """Name of the metric, by pixels, of a way of `pipeline.size_transfer`; `mode` is `resize` or `canvas`."""
+    return f"size/{way}/{mode}/accuracy"
+
+
 def run_link(server: str, experiment_id: str, run_id: str) -> str:
     """Address of a run's page."""
     return f"{server}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
@@ -79,21 +84,24 @@ def artifact_address(run_id: str, path: str) -> str:
     return f"get-artifact?path={path}&run_uuid={run_id}"
 
 
-def comparison(run_filter: str, verdict_tags: Sequence[str], average_by: Sequence[str] = ()) -> dict[str, Any]:
+def comparison(
+    run_filter: str, verdict_tags: Sequence[str], ways: Sequence[str] = (), average_by: Sequence[str] = ()
+) -> dict[str, Any]:
     """State of the runs page for comparing heads.
 
     Args:
         run_filter: Which runs, as MLflow's search box takes it.
         verdict_tags: Names of the tags that say what happens at each size; a column each.
+        ways: Ways to run the trained models at other sizes whose accuracies were measured.
         average_by: Params whose values make a group; the charts then show the mean of each. Empty for every run.
     """
     shown = [
         (
             "by image height / px",
             [
-                _by_pixels("size/resize/accuracy", "test accuracy by image height / px, image resized"),
-                _by_pixels("size/canvas/accuracy", "test accuracy by image height / px, on a canvas or its centre"),
-                _by_pixels("size/seen_fraction", "share of the feature map that counts, by image height / px"),
+                _by_pixels(["size/resize/accuracy"], "test accuracy by image height / px, image resized"),
+                _by_pixels(["size/canvas/accuracy"], "test accuracy by image height / px, on a canvas or its centre"),
+                _by_pixels(["size/seen_fraction"], "share of the feature map that counts, by image height / px"),
             ],
         ),
         (
@@ -113,6 +121,15 @@ def comparison(run_filter: str, verdict_tags: Sequence[str], average_by: Sequenc
             ],
         ),
     ]
+    if ways:
+        by_way = [
+            _by_pixels(
+                [way_metric(way, mode) for way in ways],
+                f"test accuracy by image height / px, {made}, each way to run the models",
+            )
+            for mode, made in (("resize", "image resized"), ("canvas", "on a canvas or its centre"))
+        ]
+        shown.insert(1, ("ways to other sizes", by_way))
     # MLflow adds a chart for every metric that has none.
     rest = [_bars(key, key) for key in ("test/loss", "params/backbone", "params/head", "size/px")]
     rest += [_bars(f"cost/{key}", f"cost/{key}") for key in ("flops", "memory_bytes", "ms_per_image")]
@@ -164,12 +181,12 @@ def _chart(kind: str, title: str, **settings: Any) -> dict[str, Any]:
     }
 
 
-def _line(metric: str, title: str, **axis: Any) -> dict[str, Any]:
+def _line(metrics: Sequence[str], title: str, **axis: Any) -> dict[str, Any]:
     return _chart(
         "LINE",
         title,
-        metricKey=metric,
-        selectedMetricKeys=[metric],
+        metricKey=metrics[0],
+        selectedMetricKeys=list(metrics),
         lineSmoothness=0,
         xAxisScaleType="linear",
         scaleType="linear",
@@ -184,12 +201,12 @@ def _line(metric: str, title: str, **axis: Any) -> dict[str, Any]:
     )
 
 
-def _by_pixels(metric: str, title: str) -> dict[str, Any]:
-    return _line(metric, title, xAxisKey="metric", selectedXAxisMetricKey="size/px")
+def _by_pixels(metrics: Sequence[str], title: str) -> dict[str, Any]:
+    return _line(metrics, title, xAxisKey="metric", selectedXAxisMetricKey="size/px")
 
 
 def _by_epoch(metric: str, title: str) -> dict[str, Any]:
-    return _line(metric, title, xAxisKey="step", selectedXAxisMetricKey="")
+    return _line([metric], title, xAxisKey="step", selectedXAxisMetricKey="")
 
 
 def _bars(metric: str, title: str) -> dict[str, Any]:
