@@ -26,6 +26,7 @@ from mlflow.entities import Run
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from pipeline.size_transfer import WAY_RULES
 from tests.conftest import program_environment, run_program
 
 pytestmark = pytest.mark.slow
@@ -168,9 +169,11 @@ def _screenshot(page: Page, request: pytest.FixtureRequest, address: str, name: 
     image.resize((1000, round(1000 * image.height / image.width)), Image.Resampling.LANCZOS).save(path, quality=80)
 
 
+WAYS = {mode: [f"size/{way}/{mode}/accuracy" for way in WAY_RULES] for mode in ("resize", "canvas")}
 CHART_TITLES = [
     *("size/resize/accuracy", "size/canvas/accuracy", "size/seen_fraction"),
     *("test/accuracy", "params/total", "params/total vs. test/accuracy"),
+    *(" vs ".join(metrics) for metrics in WAYS.values()),
     *("val/accuracy", "train/accuracy", "val/loss"),
 ]
 
@@ -201,6 +204,17 @@ def test_the_printed_link_opens_the_comparison(
     assert gaps["flatten_dense seed 0"] == [4, 10, 12, 14, 16]
     assert gaps["average_pool seed 1"] == [4, 14, 16]
     assert gaps["global_average_pool seed 0"] == []
+
+    for metrics in WAYS.values():
+        recorded_lines = [
+            [m.value for m in sorted(client.get_metric_history(run.info.run_id, metric), key=lambda m: m.step)]
+            for run in runs.values()
+            for metric in metrics
+            if metric in run.data.metrics
+        ]
+        drawn = [[float(y) for y in line["y"]] for line in _points(charts[" vs ".join(metrics)])]
+        assert len(drawn) == len(recorded_lines) == 2 * (5 + 4 + 3)  # Two seeds of three heads with so many ways.
+        assert sorted(map(str, drawn)) == sorted(map(str, recorded_lines))
 
     accuracies = sorted(run.data.metrics["test/accuracy"] for run in runs.values())
     (bars,) = charts["test/accuracy"]["traces"]

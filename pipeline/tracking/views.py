@@ -129,7 +129,7 @@ def comparison(
             )
             for mode, made in (("resize", "image resized"), ("canvas", "on a canvas or its centre"))
         ]
-        shown.insert(1, ("ways to other sizes", by_way))
+        shown.insert(2, ("ways to other sizes", by_way))
     # MLflow adds a chart for every metric that has none.
     rest = [_bars(key, key) for key in ("test/loss", "params/backbone", "params/head", "size/px")]
     rest += [_bars(f"cost/{key}", f"cost/{key}") for key in ("flops", "memory_bytes", "ms_per_image")]

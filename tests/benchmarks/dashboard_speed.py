@@ -12,7 +12,7 @@ import time
 
 from playwright.sync_api import sync_playwright
 
-CHARTS = 9
+CHARTS = 11
 """Charts of a prepared view, apart from the section that is folded."""
 DRAWN = f"""() => {{
     const plots = [...document.querySelectorAll('.js-plotly-plot')];
@@ -29,7 +29,7 @@ def main() -> None:
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
         for _ in range(5):
-            # Charts are drawn once they come into view: all nine are in this one.
+            # Charts are drawn once they come into view: all of them are in this one.
             page = browser.new_context(viewport={"width": 1600, "height": 2000}).new_page()
             began = time.perf_counter()
             page.goto(link)
