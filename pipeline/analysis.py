@@ -2,8 +2,8 @@
 
 Works on one table with a row a run: what `mlflow.search_runs` gives, and beside it a column `answers.CONDITION` for
 each condition that the run was tested under, which holds a bit for each test image, 1 where it was classified right.
-The conditions are `test` (the training size), `resize_035px`, `canvas_035px` and so on, and of a model that is run in
-another way at that size `resize_035px.global_pool`; None where the model refuses.
+The conditions are `test` (the training size, or natural sizes), `resize_035px`, `canvas_035px` and so on, and of a
+model that is run in another way at that size `resize_035px.global_pool`; None where the model refuses.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.answers import unpack
+from pipeline.data import NATURAL
 from pipeline.errors import require, require_at_least
 from pipeline.heads import Verdict
 from pipeline.inference import Bootstrap, Estimate, Outcome, claim, estimate, holm, seeds_to_settle
@@ -157,7 +158,7 @@ class Group:
     Attributes:
         backbone: Its name.
         dataset: Its name.
-        image_size: `28×28`, in pixels.
+        image_size: `28×28`, in pixels, or `natural, about 28×28`.
         arms: In the order of their first runs.
         comparisons: Every pair of arms, as they are, under every condition that both take; none with a single seed.
         controls: Every pair of arms that are the same function at the training size.
@@ -179,20 +180,35 @@ class Group:
     @property
     def file_name(self) -> str:
         """The title as part of a file's name."""
-        return f"{self.backbone}-{self.dataset}-{self.image_size}".replace("/", "-").replace("×", "x")
+        name = f"{self.backbone}-{self.dataset}-{self.image_size}"
+        return name.replace("/", "-").replace("×", "x").replace(", ", "-").replace(" ", "-")
 
     @property
     def native(self) -> int:
-        """Height of the training images in pixels."""
-        return int(self.image_size.split("×")[0])
+        """Height of the training images in pixels; with natural sizes, that of the reference."""
+        return int(self.image_size.removeprefix(NATURAL).split("×")[0])
+
+    @property
+    def test_height(self) -> int | None:
+        """Height of the test images in pixels; None with natural sizes."""
+        return _test_height(self.image_size)
+
+    @property
+    def trained_at(self) -> str:
+        """`28 px`, or `natural sizes`."""
+        return "natural sizes" if self.test_height is None else f"{self.test_height} px"
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms if arm.name == name)
 
 
-def condition_of(mode: str, height: int, native: int, way: str = "") -> str:
+def condition_of(mode: str, height: int, test_height: int | None, way: str = "") -> str:
     """Name of the condition in which images of a height in pixels are made in one of `MODES`."""
-    return TEST if height == native else condition(mode, height, way)
+    return TEST if height == test_height else condition(mode, height, way)
+
+
+def _test_height(image_size: str) -> int | None:
+    return None if image_size.startswith(NATURAL) else int(image_size.split("×")[0])
 
 
 def analyse(runs: pd.DataFrame, statistics: Statistics) -> list[Group]:
@@ -251,8 +267,7 @@ def _group(names: tuple[str, str, str], runs: pd.DataFrame, resamples: int) -> G
     by_arm, left_out = _newest_of_each_seed(split_into_arms(runs))
     seeds, unpaired = _paired_seeds(by_arm)
     left_out += unpaired
-    native = int(image_size.split("×")[0])
-    answers = {name: _answers(arm.loc[list(seeds)], native) for name, arm in by_arm.items()}
+    answers = {name: _answers(arm.loc[list(seeds)], _test_height(image_size)) for name, arm in by_arm.items()}
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in by_arm}
     comparisons: list[Comparison] = []
     if len(seeds) >= 2:
@@ -346,13 +361,14 @@ def _paired_seeds(arms: Mapping[str, pd.DataFrame]) -> tuple[tuple[int, ...], li
     return tuple(sorted(paired)), left_out
 
 
-def _answers(runs: pd.DataFrame, native: int) -> dict[str, np.ndarray]:
+def _answers(runs: pd.DataFrame, test_height: int | None) -> dict[str, np.ndarray]:
     """By condition, what each run got right, (runs, images); only conditions that all of them took."""
+    # What the probe measured at the training size is `test` again, perhaps on fewer images.
+    again = [condition(mode, test_height) for mode in MODES] if test_height is not None else []
     found = {}
     for column in runs:
         match = re.fullmatch(r"answers\.(.+)", str(column))
-        # What the probe measured at the training size is `test` again, perhaps on fewer images.
-        if match and f"_{native:03d}px" not in match.group(1) and runs[column].notna().all():
+        if match and match.group(1).partition(".")[0] not in again and runs[column].notna().all():
             found[match.group(1)] = np.stack([unpack(packed) for packed in runs[column]])
     return found
 

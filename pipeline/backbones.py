@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
 
 class ImageTooSmallError(UserError):
-    """The image has no room for the backbone's strides."""
+    """The image has no room for the backbone's strides.
+
+    Args:
+        rule: What an image must satisfy, and what was received.
+    """
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(f"{rule}. Use larger images (dataset.image_size) or a backbone with fewer strides.")
+        self.rule = rule
 
 
 @dataclass
@@ -76,8 +84,7 @@ class Backbone(ABC):
         if min(size) < self.minimum_side:
             raise ImageTooSmallError(
                 f"backbone={self.name} needs images of at least {self.minimum_side}×{self.minimum_side} px, the "
-                f"product of its strides; received {size_text(size)} px. Use larger images (dataset.image_size) or "
-                "fewer strides."
+                f"product of its strides; received {size_text(size)} px"
             )
         try:
             _, rows, columns, channels = built.compute_output_shape((None, *size, built.input_shape[-1]))
@@ -86,10 +93,7 @@ class Backbone(ABC):
                 raise
             rows = columns = 0
         if min(rows, columns) < 1:
-            raise ImageTooSmallError(
-                f"backbone={self.name} leaves no feature map of a {size_text(size)} px image. Use larger images "
-                "(dataset.image_size) or a backbone with fewer strides."
-            )
+            raise ImageTooSmallError(f"backbone={self.name} leaves no feature map of a {size_text(size)} px image")
         return rows, columns, channels
 
 

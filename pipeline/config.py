@@ -15,6 +15,7 @@ from pipeline.backbones import BACKBONES, Backbone
 from pipeline.data import Dataset
 from pipeline.errors import ConfigError, require, suggestion
 from pipeline.heads import HEADS, Head
+from pipeline.image_folder import ImageFolder
 from pipeline.size_probe import SizeProbe
 from pipeline.size_transfer import WAY_RULES
 from pipeline.tracking.store import DASHBOARD_PORT, Tracking
@@ -68,6 +69,14 @@ class Config:
             self.training.keep_weights.value,
             "needs validation images to choose by, and dataset.validation_fraction is 0",
             "Use training.keep_weights=last or dataset.validation_fraction=0.1.",
+        )
+        require(
+            self.head.takes_any_size or not self.dataset.native_size,
+            "dataset.native_size",
+            self.dataset.native_size,
+            f"head={self.head.name} is built for images of one size",
+            f"Use one that takes any size (head={' or '.join(head.name for head in HEADS if head.takes_any_size)}) or "
+            "dataset.native_size=false.",
         )
 
     @property
@@ -193,6 +202,7 @@ def register() -> None:
     store.store(group="schema", name="conversion", node=Conversion)
     store.store(group="schema", name="dashboard", node=Dashboard)
     store.store(group="schema", name="dataset", node=Dataset)
+    store.store(group="schema", name="image_folder", node=ImageFolder)
     for group, classes in (("backbone", BACKBONES), ("head", HEADS)):
         for option in classes:
             store.store(group=f"schema/{group}", name=option.name, node=option)

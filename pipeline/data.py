@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 DECODE_BATCH = 1024
 """Images decoded at a time while a cache is filled."""
 PREFETCH_BATCHES = 4
+NATURAL = "natural, about "
+"""Before the reference size, where images keep their natural sizes."""
 
 
 class Cache(Enum):
@@ -49,18 +51,26 @@ class DatasetFacts:
     Attributes:
         name: TFDS name.
         version: TFDS version.
-        image_shape: (H, W, C) that the model is trained on, after any resizing.
+        image_shape: (H, W, C) that the model is trained on, after any resizing; with natural sizes, the reference at
+            which cost is stated and around which other sizes are probed.
         class_names: Names of the K classes, by label.
+        natural: Whether the images keep their natural sizes.
     """
 
     name: str
     version: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    natural: bool = False
 
     @property
     def image_size(self) -> Size:
         return self.image_shape[:2]
+
+    @property
+    def trained_at(self) -> str:
+        """Size of the training images in pixels: `28×28`, or `natural, about 28×28`."""
+        return (NATURAL if self.natural else "") + size_text(self.image_size)
 
     @property
     def channels(self) -> int:
@@ -82,6 +92,10 @@ class Dataset:
         test_split: Split to report on; it never chooses anything.
         validation_fraction: Share of the training split that is held out, drawn by the run's seed.
         image_size: [height, width] in pixels to resize every image to; null keeps the dataset's own size.
+        native_size: Train and test on images at their natural, varying sizes, each batch of one size. `image_size` is
+            then only the reference at which cost is stated and around which other sizes are probed.
+        max_sizes: Most distinct sizes that images may have with `native_size`: each size makes batches of its own.
+        size_step: With `native_size`, both sides are brought to the nearest multiple of so many pixels; 1 for none.
         cache: Decoded images in `memory`, on `disk` (memory-mapped, shared by runs), or `none` (decoded anew each
             epoch).
         shuffle_buffer: Images in the shuffle buffer with `cache=none`; the caches shuffle all of them.
@@ -94,6 +108,9 @@ class Dataset:
     test_split: str = "test"
     validation_fraction: float = 0.1
     image_size: list[int] | None = None
+    native_size: bool = False
+    max_sizes: int = 64
+    size_step: int = 1
     cache: Cache = Cache.memory
     shuffle_buffer: int = 10_000
     data_dir: str | None = None
@@ -112,6 +129,15 @@ class Dataset:
             self.image_size,
             "must be null or [height, width], each at least 1 px",
             "Use for example dataset.image_size=[64,64].",
+        )
+        require_at_least(1, "dataset.max_sizes", self.max_sizes, 64)
+        require_at_least(1, "dataset.size_step", self.size_step, 16)
+        require(
+            self.cache is Cache.memory or not self.native_size,
+            "dataset.cache",
+            self.cache.value,
+            "images of natural size (dataset.native_size=true) are kept in memory only",
+            "Use dataset.cache=memory.",
         )
         require_at_least(1, "dataset.shuffle_buffer", self.shuffle_buffer, 10_000)
 
@@ -132,7 +158,7 @@ class Dataset:
                 "dataset.image_size",
                 None,
                 f"is needed: the images of {self.name} vary in size",
-                "Use for example dataset.image_size=[96,96].",
+                "Use for example dataset.image_size=[96,96], and dataset.native_size=true to resize nothing.",
             )
         height, width = size
         return DatasetFacts(
@@ -140,6 +166,7 @@ class Dataset:
             version=str(builder.version),
             image_shape=(height, width, channels),
             class_names=tuple(builder.info.features[label_key].names),
+            natural=self.native_size,
         )
 
     def load(self, seed: int, cache_dir: Path) -> Data:
@@ -150,15 +177,15 @@ class Dataset:
             cache_dir: Where `cache=disk` keeps decoded images.
 
         Raises:
-            UserError: The dataset cannot be downloaded or prepared, has no such split, or does not fit into memory.
+            UserError: The dataset cannot be downloaded or prepared, has no such split, does not fit into memory, or has
+                images of too many natural sizes.
         """
         facts = self.describe()
-        builder = self._prepared_builder()
-        for key, split in (("dataset.train_split", self.train_split), ("dataset.test_split", self.test_split)):
-            _check_split(builder, key, split)
-        _check_no_overlap(builder, self.train_split, self.test_split)
-        train = self._open(builder, self.train_split, facts, cache_dir)
-        test = self._open(builder, self.test_split, facts, cache_dir)
+        train, test = self._open_splits(facts, cache_dir)
+        if facts.natural:
+            from pipeline.natural_sizes import check_count
+
+            check_count(train, test, self.max_sizes)
 
         held_out = round(len(train) * self.validation_fraction)
         require(
@@ -177,6 +204,17 @@ class Dataset:
             validation_indices=np.sort(shuffled[:held_out]),
             test_split=test,
             seed=seed,
+        )
+
+    def _open_splits(self, facts: DatasetFacts, cache_dir: Path) -> tuple[ImageSplit, ImageSplit]:
+        """The split to train on and the one to test on."""
+        builder = self._prepared_builder()
+        for key, split in (("dataset.train_split", self.train_split), ("dataset.test_split", self.test_split)):
+            _check_split(builder, key, split)
+        _check_no_overlap(builder, self.train_split, self.test_split)
+        return (
+            self._open(builder, self.train_split, facts, cache_dir),
+            self._open(builder, self.test_split, facts, cache_dir),
         )
 
     def _builder(self) -> tfds.core.DatasetBuilder:
@@ -205,7 +243,7 @@ class Dataset:
                 builder.download_and_prepare()
         except Exception as error:  # TFDS and its downloaders raise almost anything.
             raise UserError(
-                f"dataset={self.name} could not be prepared in data_dir {data_dir}: {_first_line(error)}\n"
+                f"dataset={self.name} could not be prepared in data_dir {data_dir}: {first_line(error)}\n"
                 f"Without a network, put the original archives into the manual directory "
                 f"{data_dir / 'downloads' / 'manual'}, name a directory that holds the prepared dataset with "
                 "dataset.data_dir=PATH, or use dataset=digits, which needs no download."
@@ -213,6 +251,10 @@ class Dataset:
         return builder
 
     def _open(self, builder: tfds.core.DatasetBuilder, split: str, facts: DatasetFacts, cache_dir: Path) -> ImageSplit:
+        if self.native_size:
+            from pipeline.natural_sizes import decode_natural
+
+            return decode_natural(builder, split, facts.image_size, self.size_step)
         if self.cache is Cache.none:
             return StreamedSplit(builder, split, facts.image_size, self.shuffle_buffer)
         return _decode_once(self.name, self.version, self.data_dir, split, facts, self.cache, cache_dir)
@@ -245,7 +287,7 @@ class Data:
 
         The order of an epoch is a function of the seed and the epoch's number (with `cache=none` also of TensorFlow's
         global seed, which `build_model` sets to the run's), so that every head sees the same batches. An epoch is
-        ⌈images / batch_size⌉ batches, the last of them smaller.
+        `steps_per_epoch` batches.
         """
         batches = self.train_split.epochs(self.train_indices, batch_size, epochs, self.seed)
         if heights is None:
@@ -253,13 +295,21 @@ class Data:
         sizes = [of_shape(self.facts.image_size, height) for height in heights]
         return _resize_each(batches, sizes, self.facts, self.seed)
 
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Batches in an epoch of `train`."""
+        return self.train_split.batches(self.train_indices, batch_size)
+
     def validation(self, batch_size: int) -> tf.data.Dataset:
         """The held-out images in a fixed order, as batches like those of `train`."""
         return self.train_split.in_order(self.validation_indices, batch_size)
 
     def test(self, batch_size: int, limit: int | None = None) -> tf.data.Dataset:
-        """The test split, or its first `limit` images, in a fixed order, as batches like those of `train`."""
+        """The test split, or its first `limit` images, in the order `test_order`, as batches like those of `train`."""
         return self.test_split.in_order(np.arange(len(self.test_split))[:limit], batch_size)
+
+    def test_order(self, limit: int | None = None) -> np.ndarray:
+        """Index in the test split of each image of `test`, (N,); ascending where all images have one size."""
+        return self.test_split.order(np.arange(len(self.test_split))[:limit])
 
 
 class ImageSplit(ABC):
@@ -267,11 +317,13 @@ class ImageSplit(ABC):
 
     Attributes:
         name: TFDS name of the split.
-        digest: First 32 hexadecimal digits of the SHA-256 of the split's name and prepared files.
+        digest: First 32 hexadecimal digits of the SHA-256 of the split's name and files.
+        size: Height and width of the images in pixels; of each image, (N,) and (N,), where they vary.
     """
 
     name: str
     digest: str
+    size: Size | tuple[np.ndarray, np.ndarray]
 
     @abstractmethod
     def __len__(self) -> int:
@@ -279,11 +331,19 @@ class ImageSplit(ABC):
 
     @abstractmethod
     def in_order(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
-        """The images at `indices` (ascending), as batches of uint8 (B, H, W, C) and int64 (B,)."""
+        """The images at `indices` (ascending), as batches of uint8 (B, H, W, C) and int64 (B,), in a fixed `order`."""
 
     @abstractmethod
     def epochs(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
         """The images at `indices`, `epochs` times, in another order each time; batches as of `in_order`."""
+
+    def order(self, indices: np.ndarray) -> np.ndarray:
+        """`indices` in the order in which `in_order` brings them."""
+        return indices
+
+    def batches(self, indices: np.ndarray, batch_size: int) -> int:
+        """Batches in an epoch of `epochs`; the last of them may be smaller."""
+        return math.ceil(len(indices) / batch_size)
 
 
 class DecodedSplit(ImageSplit):
@@ -291,6 +351,7 @@ class DecodedSplit(ImageSplit):
 
     def __init__(self, name: str, digest: str, images: np.ndarray, labels: np.ndarray) -> None:
         self.name, self.digest, self.images, self.labels = name, digest, images, labels
+        self.size = images.shape[1:3]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -310,15 +371,7 @@ class DecodedSplit(ImageSplit):
         return self._fetch(tf.data.Dataset.range(epochs).flat_map(epoch))
 
     def _fetch(self, batches_of_indices: tf.data.Dataset) -> tf.data.Dataset:
-        import tensorflow as tf
-
-        def fetch(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            images, labels = tf.numpy_function(
-                lambda at: (self.images[at], self.labels[at]), [indices], [tf.uint8, tf.int64], stateful=False
-            )
-            return tf.ensure_shape(images, (None, *self.images.shape[1:])), tf.ensure_shape(labels, (None,))
-
-        return _without_autotune(batches_of_indices.map(fetch).prefetch(PREFETCH_BATCHES))
+        return fetch(batches_of_indices, lambda at: (self.images[at], self.labels[at]), self.images.shape[1:])
 
 
 class StreamedSplit(ImageSplit):
@@ -328,7 +381,7 @@ class StreamedSplit(ImageSplit):
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, name: str, size: Size, shuffle_buffer: int) -> None:
-        self.name, self.digest = name, _split_digest(builder, name)
+        self.name, self.digest, self.size = name, split_digest(builder, name), size
         self._builder, self._size, self._shuffle_buffer = builder, size, shuffle_buffer
 
     def __len__(self) -> int:
@@ -347,12 +400,33 @@ class StreamedSplit(ImageSplit):
 
         # Behind a filter TensorFlow cannot count the batches, and Keras would warn that it ran out of data.
         counted = batches.apply(tf.data.experimental.assert_cardinality(count))
-        return _without_autotune(counted.prefetch(PREFETCH_BATCHES))
+        return without_autotune(counted.prefetch(PREFETCH_BATCHES))
 
     def _images_at(self, indices: np.ndarray) -> tf.data.Dataset:
         wanted = np.zeros(len(self), dtype=bool)
         wanted[indices] = True
-        return _read(self._builder, self.name, self._size, wanted)
+        return read(self._builder, self.name, self._size, wanted)
+
+
+def fetch(
+    batches_of_indices: tf.data.Dataset,
+    read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    image_shape: tuple[int | None, ...],
+) -> tf.data.Dataset:
+    """Batches of images and labels from batches of indices.
+
+    Args:
+        batches_of_indices: int64 (B,) each.
+        read: From indices (B,) to images uint8 (B, H, W, C) and labels int64 (B,).
+        image_shape: (H, W, C), None for a side that varies from batch to batch.
+    """
+    import tensorflow as tf
+
+    def fetch_batch(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = tf.numpy_function(read, [indices], [tf.uint8, tf.int64], stateful=False)
+        return tf.ensure_shape(images, (None, *image_shape)), tf.ensure_shape(labels, (None,))
+
+    return without_autotune(batches_of_indices.map(fetch_batch).prefetch(PREFETCH_BATCHES))
 
 
 def _resize_each(batches: tf.data.Dataset, sizes: Sequence[Size], facts: DatasetFacts, seed: int) -> tf.data.Dataset:
@@ -368,7 +442,7 @@ def _resize_each(batches: tf.data.Dataset, sizes: Sequence[Size], facts: Dataset
         return tf.ensure_shape(images, (None, None, None, facts.channels)), labels
 
     chosen = batches.enumerate().map(resized, num_parallel_calls=os.cpu_count(), deterministic=True)
-    return _without_autotune(chosen.prefetch(PREFETCH_BATCHES))
+    return without_autotune(chosen.prefetch(PREFETCH_BATCHES))
 
 
 def resize(images: tf.Tensor, size: Size) -> tf.Tensor:
@@ -398,7 +472,7 @@ def _find_builder(name: str, version: str | None, data_dir: str | None) -> tfds.
         raise ConfigError(
             "dataset",
             f"{name}:{version}" if version else name,
-            f"TFDS cannot open it: {_first_line(error)}",
+            f"TFDS cannot open it: {first_line(error)}",
             "Check dataset.name, dataset.version and dataset.data_dir.",
         ) from error
 
@@ -471,10 +545,13 @@ def _check_memory(builder: tfds.core.DatasetBuilder, split: str, facts: DatasetF
     )
 
 
-def _read(
-    builder: tfds.core.DatasetBuilder, split: str, size: Size, wanted: np.ndarray | None = None
+def read(
+    builder: tfds.core.DatasetBuilder, split: str, size: Size | None, wanted: np.ndarray | None = None
 ) -> tf.data.Dataset:
-    """(uint8 (H, W, C), int64) of every example, or of those where `wanted` is true, in the order of the files."""
+    """(uint8 (H, W, C), int64) of every example, or of those where `wanted` is true, in the order of the files.
+
+    Images are resized to `size`; None leaves them as they are.
+    """
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -494,7 +571,7 @@ def _read(
 
     def pair(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         image = feature.decode_example(example[image_key])  # Only now, so that unwanted images cost no decoding.
-        return (image if feature.shape[:2] == size else resize(image, size)), example[label_key]
+        return (image if size in (None, feature.shape[:2]) else resize(image, size)), example[label_key]
 
     return examples.map(pair, num_parallel_calls=os.cpu_count(), deterministic=True)
 
@@ -510,7 +587,7 @@ def _decode_once(
     cache_dir: Path,
 ) -> DecodedSplit:
     builder = _find_builder(name, version, data_dir)
-    digest = _split_digest(builder, split)
+    digest = split_digest(builder, split)
     shape = (int(builder.info.splits[split].num_examples), *facts.image_shape)
     if cache is Cache.memory:
         _check_memory(builder, split, facts)
@@ -548,25 +625,36 @@ def _decode_to_disk(
 def _decode_into(
     builder: tfds.core.DatasetBuilder, split: str, size: Size, images: np.ndarray, labels: np.ndarray
 ) -> None:
+    start = 0
+    for batch_images, batch_labels in every_example(builder, split, read(builder, split, size).batch(DECODE_BATCH)):
+        end = start + len(batch_labels)
+        images[start:end], labels[start:end] = batch_images, batch_labels
+        start = end
+
+
+def every_example(
+    builder: tfds.core.DatasetBuilder, split: str, examples: tf.data.Dataset
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of a split, in batches or one by one; raises `UserError` if some cannot be read."""
     import tensorflow as tf
 
-    start, what = 0, ""
+    expected, count, what = builder.info.splits[split].num_examples, 0, ""
     try:
-        for batch_images, batch_labels in _read(builder, split, size).batch(DECODE_BATCH).as_numpy_iterator():
-            end = start + len(batch_labels)
-            images[start:end], labels[start:end] = batch_images, batch_labels
-            start = end
+        for images, labels in without_autotune(examples).as_numpy_iterator():
+            yield images, labels
+            count += np.size(labels)
     except tf.errors.OpError as error:  # A file that ends too early, a checksum or an image that is wrong.
-        what = f" ({_first_line(error)})"
-    if start != len(labels):
+        what = f" ({first_line(error)})"
+    if count != expected:
         raise UserError(
-            f"{builder.info.full_name} is damaged: {split} should hold {len(labels)} images, {start} could be "
-            f"read{what}. Delete {builder.data_dir} and start again."
+            f"{builder.info.full_name} is damaged: {split} should hold {expected} images, {count} could be read{what}. "
+            f"Delete {builder.data_dir} and start again."
         )
 
 
 @functools.cache
-def _split_digest(builder: tfds.core.DatasetBuilder, split: str) -> str:
+def split_digest(builder: tfds.core.DatasetBuilder, split: str) -> str:
+    """First 32 hexadecimal digits of the SHA-256 of the split's name and prepared files."""
     digest = hashlib.sha256(split.encode())
     for path in sorted(Path(path) for path in builder.info.splits[split].filepaths):
         with path.open("rb") as file:
@@ -584,10 +672,12 @@ def _options() -> tf.data.Options:
     return options
 
 
-def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The same, with the options that every pipeline of the program has."""
     return dataset.with_options(_options())
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """`ValueError: what it says first`."""
     text: Any = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else 'no message'}"

@@ -26,11 +26,14 @@ def inference(model: keras.Model) -> Callable[[np.ndarray | tf.Tensor], tf.Tenso
     return outputs
 
 
-def predict(model: keras.Model, batches: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float32 (N, K) and labels int64 (N,) of all batches, in their order."""
+def predict(
+    model: keras.Model, batches: tf.data.Dataset, order: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32 (N, K) and labels int64 (N,) of all batches, in their order or sorted by `order`, (N,)."""
     logits_of = inference(model)
     pairs = [(logits_of(images).numpy(), labels) for images, labels in batches.as_numpy_iterator()]
-    return np.concatenate([logits for logits, _ in pairs]), np.concatenate([labels for _, labels in pairs])
+    logits, labels = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    return (logits, labels) if order is None else (logits[np.argsort(order)], labels[np.argsort(order)])
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:

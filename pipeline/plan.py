@@ -14,7 +14,7 @@ from pipeline.size_probe import PlannedSize
 
 def plan_table(config: Config, facts: DatasetFacts, planned: list[PlannedSize]) -> Table:
     """The plan as a table, a row for each image size."""
-    trained = f"trained on {facts.name} at {size_text(facts.image_size)} px"
+    trained = f"trained on {facts.name} at {facts.trained_at} px"
     table = Table(title=f"{config.head.name} on {config.backbone.name}, {trained}")
     for heading in ("image / px", "feature map", "head sees", "verdict", "seen", "parameters*", "why"):
         table.add_column(heading, justify="right" if heading in ("seen", "parameters*") else "left")

@@ -30,7 +30,7 @@ ALT_TEXTS = {
 def answer(group: Group, statistics: Statistics) -> str:
     """The answer in words: which arm is more accurate at the training size, and what each does at other sizes."""
     sentences = [
-        f"The control failed: {control.first} and {control.second} are the same function at {group.native} px, and "
+        f"The control failed: {control.first} and {control.second} are the same function at {group.trained_at}, and "
         f"still differ by {points_text(control.difference.mean)} (p = {control.p_value:.2g}). Nothing below can be "
         "trusted."
         for control in group.controls
@@ -38,14 +38,14 @@ def answer(group: Group, statistics: Statistics) -> str:
     ]
     sentences.append(_accuracy_sentence(group, statistics))
     does = [f"{arm.name} {phrase(dict(arm.verdicts), group.native)}" for arm in group.arms]
-    sentences.append(f"Trained at {group.native} px, {'; '.join(does)}.")
+    sentences.append(f"Trained at {group.trained_at}, {'; '.join(does)}.")
     return " ".join(sentences)
 
 
 def _accuracy_sentence(group: Group, statistics: Statistics) -> str:
     compared = [found for found in group.comparisons if found.condition == TEST]
     if not compared:
-        return f"At {group.native} px nothing can be said: two arms with two seeds in common are the least."
+        return f"At {group.trained_at} nothing can be said: two arms with two seeds in common are the least."
     best = max(group.arms, key=lambda arm: arm.accuracy[TEST].mean)
     said: dict[Outcome, list[str]] = {Outcome.A_BETTER: [], Outcome.EQUIVALENT: [], Outcome.UNDECIDED: []}
     for found in compared:
@@ -63,7 +63,7 @@ def _accuracy_sentence(group: Group, statistics: Statistics) -> str:
         parts.append(f"is as accurate as {_list(said[Outcome.EQUIVALENT])} to within {points_text(statistics.margin)}")
     if said[Outcome.UNDECIDED]:
         parts.append(f"has the highest mean, undecided against {_list(said[Outcome.UNDECIDED])}")
-    return f"At {group.native} px, {best.name} {_list(parts)}."
+    return f"At {group.trained_at}, {best.name} {_list(parts)}."
 
 
 def arms_table(group: Group, statistics: Statistics) -> Table:
@@ -110,8 +110,8 @@ def sizes_table(group: Group, statistics: Statistics) -> Table:
     """A row for each image size and way of making it: what each arm does there, and its accuracy with its interval."""
     rows = []
     for mode in MODES:
-        for px in sorted({px for arm in group.arms for px in arm.verdicts} - {group.native}):
-            condition = condition_of(mode, px, group.native)
+        for px in sorted({px for arm in group.arms for px in arm.verdicts} - {group.test_height}):
+            condition = condition_of(mode, px, group.test_height)
             cells = []
             for arm in group.arms:
                 verdict = arm.verdicts[px].value if px in arm.verdicts else "-"
@@ -119,11 +119,11 @@ def sizes_table(group: Group, statistics: Statistics) -> Table:
                     f" {_with_interval(arm, condition, statistics.confidence)}" if condition in arm.accuracy else ""
                 )
                 cells.append(verdict + accurate)
-            rows.append((_condition_text(condition, group.native), *cells))
+            rows.append((_condition_text(condition, group), *cells))
     return Table(
         ("images", *(arm.name for arm in group.arms)),
         tuple(rows),
-        f"What each arm, trained at {group.native} px, does with images of another size, and its test accuracy "
+        f"What each arm, trained at {group.trained_at}, does with images of another size, and its test accuracy "
         f"[{statistics.confidence:.0%} interval].",
     )
 
@@ -138,7 +138,7 @@ def comparisons_table(group: Group, statistics: Statistics, every_condition: boo
             (
                 found.first,
                 found.second,
-                _condition_text(found.condition, group.native),
+                _condition_text(found.condition, group),
                 interval_text(found.difference, statistics.confidence),
                 f"{found.difference.probability_above_zero():.3f}",
                 verdict_text(found, statistics),
@@ -175,8 +175,8 @@ def control_text(group: Group, statistics: Statistics) -> str:
         ends = "holds, and this is the noise of the study" if control.holds else "FAILED; trust nothing here"
         difference = interval_text(control.difference, statistics.confidence)
         texts.append(
-            f"{control.first} and {control.second} are the same function at {group.native} px. Their accuracies differ "
-            f"by {difference} points, p = {control.p_value:.2g}: the control {ends}."
+            f"{control.first} and {control.second} are the same function at {group.trained_at}. Their accuracies "
+            f"differ by {difference} points, p = {control.p_value:.2g}: the control {ends}."
         )
     return " ".join(texts)
 
@@ -237,7 +237,7 @@ def size_figure(group: Group, statistics: Statistics) -> Figure:
         for index, arm in enumerate(group.arms):
             means, errors = [], []
             for px in heights:
-                found = arm.accuracy.get(condition_of(mode, px, group.native))
+                found = arm.accuracy.get(condition_of(mode, px, group.test_height))
                 low, high = found.interval(statistics.confidence) if found else (math.nan, math.nan)
                 middle = found.mean if found else math.nan
                 means.append(middle)
@@ -436,9 +436,9 @@ def _with_interval(arm: Arm, condition: str, confidence: float) -> str:
     return accuracy_text(arm.accuracy[condition], confidence)
 
 
-def _condition_text(condition: str, native: int) -> str:
+def _condition_text(condition: str, group: Group) -> str:
     if condition == TEST:
-        return f"{native} px"
+        return group.trained_at
     mode, _, height = condition.partition("_")
     return f"{int(height.removesuffix('px'))} px, {'resized' if mode == 'resize' else 'on a canvas'}"
 

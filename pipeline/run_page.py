@@ -42,15 +42,16 @@ def describe(
     Args:
         facts: What it was trained on.
         cost: What the model costs.
-        accuracy: On the test split at the training size.
+        accuracy: On the test split, at the training size or at natural sizes.
         measured: What happened at each probed size.
         command: What to type to run it again; None if it was not started by a command.
         picture: Address of a picture, given its file name.
     """
     native = facts.image_size[0]
+    sizes = "natural sizes" if facts.natural else f"{native} px"
     verdicts = {result.size[0]: result.verdict for result in measured}
     conclusion = (
-        f"**{cost.parameters_total:,} parameters, {accuracy:.3f} test accuracy at {native} px; "
+        f"**{cost.parameters_total:,} parameters, {accuracy:.3f} test accuracy at {sizes}; "
         f"{phrase(verdicts, native)}.**"
     )
     parts = [conclusion, f"![Accuracy by image size]({picture(SIZE_FIGURE)})", _size_table(measured)]
@@ -105,8 +106,9 @@ def draw(data: Data, logits: np.ndarray, labels: np.ndarray, measured: Sequence[
     """
     names = data.facts.class_names
     wrong = most_confident_mistakes(logits, labels)
-    batches = data.test_split.in_order(np.sort(wrong), batch_size=max(1, len(wrong)))
-    images = dict(zip(np.sort(wrong), next((images for images, _ in batches.as_numpy_iterator()), []), strict=True))
+    order = data.test_split.order(np.sort(wrong))
+    batches = data.test_split.in_order(np.sort(wrong), batch_size=MISTAKES)
+    images = dict(zip(order, (image for of_batch, _ in batches.as_numpy_iterator() for image in of_batch), strict=True))
     return {
         SIZE_FIGURE: size_figure(measured),
         CONFUSION_FIGURE: confusion_figure(labels, logits.argmax(axis=1), names),

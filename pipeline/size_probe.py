@@ -47,7 +47,7 @@ class SizeProbe:
     """Which image sizes are probed, and how.
 
     Attributes:
-        scales: Sizes as multiples of the training size.
+        scales: Sizes as multiples of the training size; with natural sizes, of the reference `dataset.image_size`.
         sizes: Heights in pixels instead of `scales`; widths keep the shape of the training images. null uses `scales`.
         max_images: Test images measured at each size; null for all of them.
         batch_size: Images in a batch at the training size; larger images come in smaller batches of as many pixels.
@@ -338,7 +338,7 @@ def _measure_size(
         whole = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
         verdict = whole if seen_fraction == 1 else Verdict.CROPS
         reason = f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts"
-    if size == data.facts.image_size:
+    if size == data.facts.image_size and not data.facts.natural:
         same = Answers.of(native_classes, native_classes, labels)
         answers = dict.fromkeys([AS_IS, *networks.ways], same)
     else:
@@ -387,9 +387,10 @@ def _answer(
 ) -> dict[str, Answers]:
     """What each head says to resized test images and to test images laid on a canvas, and what `resize_input` says."""
     height, width = data.facts.image_size
+    order = data.test_order(probe.max_images)
     # As many pixels as a batch at the training size, so that memory stays bounded.
     batch_size = max(1, min(probe.batch_size, probe.batch_size * height * width // (size[0] * size[1])))
-    tops, lefts = canvas_places(len(data.test_split), (height, width), size, probe.seed)
+    tops, lefts = canvas_places(len(data.test_split), data.test_split.size, size, probe.seed)
     said: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
 
     def note(name: str, mode: str, logits: tf.Tensor) -> None:
@@ -399,7 +400,7 @@ def _answer(
 
     start = 0
     for images, _ in data.test(batch_size, probe.max_images).as_numpy_iterator():
-        batch = slice(start, start := start + len(images))
+        batch = order[start : (start := start + len(images))]
         made = {"resize": resize(images, size), "canvas": lay_on_canvas(images, size, tops[batch], lefts[batch])}
         for mode, other in made.items():
             if heads:
@@ -408,20 +409,23 @@ def _answer(
                     note(name, mode, logits_of(feature_map))
             if networks.resizing:
                 note(RESIZE_INPUT, mode, networks.resizing(other))
+    back = np.argsort(order)
     names = {name for name, _ in said}
     return {
-        name: Answers.of(np.concatenate(said[name, "resize"]), np.concatenate(said[name, "canvas"]), labels)
+        name: Answers.of(np.concatenate(said[name, "resize"])[back], np.concatenate(said[name, "canvas"])[back], labels)
         for name in names
     }
 
 
-def canvas_places(count: int, native: Size, size: Size, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def canvas_places(
+    count: int, native: Size | tuple[np.ndarray, np.ndarray], size: Size, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Where each of `count` images of `native` px lies on a canvas of `size` px: its top row and its left column.
 
     A function of the seed and the sizes alone, so that it is the same for every head and every batch size.
     """
     generator = np.random.default_rng([seed, *size])
-    rows, columns = (max(canvas - image, 0) for canvas, image in zip(size, native, strict=True))
+    rows, columns = np.maximum(size[0] - native[0], 0), np.maximum(size[1] - native[1], 0)
     return (
         generator.integers(0, rows, count, endpoint=True),
         generator.integers(0, columns, count, endpoint=True),

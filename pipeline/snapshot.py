@@ -16,7 +16,7 @@ NAMED = (
     *("run_id", "experiment_id", "status", "start_time"),
     *("tags.head", "tags.backbone", "tags.dataset", "tags.study", "tags.sweep", "tags.mlflow.runColor"),
 )
-PRIVATE = ("params.tracking.", "params.output_dir", "params.dataset.data_dir")
+PRIVATE = ("params.tracking.", "params.output_dir", "params.dataset.data_dir", "params.dataset.path")
 """Of these, what says where somebody's files are."""
 
 

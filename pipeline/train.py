@@ -42,6 +42,7 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
     from pipeline.cost import measure_cost
     from pipeline.evaluation import accuracy, cross_entropy, predict
     from pipeline.model import build_model
+    from pipeline.natural_sizes import check_smallest
     from pipeline.pairing import pairing_of
     from pipeline.size_probe import check_plan, check_training_sizes, measure_sizes, plan_sizes
     from pipeline.training import fit
@@ -53,6 +54,7 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
     check_training_sizes(backbone, head, config.training.sizes or [], facts)
     store.open_store(config.tracking, config.output_path)
     data = dataset.load(config.seed, config.output_path / "cache")
+    check_smallest(backbone, data)
 
     with start_run(config, composed, data, sweep) as record:
         log.info("%s on %s, %s, seed %d", head.name, facts.name, backbone.name, config.seed)
@@ -63,7 +65,7 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
         record.fit(result)
         if config.tracking.log_model:
             record.model(model, facts.class_names)
-        logits, labels = predict(model, data.test(probe.batch_size))
+        logits, labels = predict(model, data.test(probe.batch_size), data.test_order())
         record.test(logits, labels, accuracy(logits, labels), cross_entropy(logits, labels))
         log.info("  test accuracy %.4f", accuracy(logits, labels))
         cost = measure_cost(model, facts.image_shape)

@@ -171,7 +171,7 @@ def fit(model: keras.Model, data: Data, training: Training, on_epoch: Callable[[
     """
     import keras
 
-    steps = math.ceil(len(data.train_indices) / training.batch_size)
+    steps = data.steps_per_epoch(training.batch_size)
     model.compile(
         optimizer=training.build_optimizer(steps * training.epochs),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -22,7 +22,11 @@ from tests.conftest import ROOT, composed, typed
 OPTIONS = sorted(path for path in CONFIG_DIR.glob("*/*.yaml"))
 STUDIES = sorted((ROOT / "experiments" / "study").glob("*.yaml"))
 ARMS = sorted((ROOT / "experiments" / "arm").glob("*.yaml"))
-NEEDS = {"dataset/tfds": ["dataset.name=mnist"], "tracking/server": ["tracking.uri=http://127.0.0.1:5000"]}
+NEEDS = {
+    "dataset/tfds": ["dataset.name=mnist"],
+    "dataset/image_folder": ["dataset.path=."],
+    "tracking/server": ["tracking.uri=http://127.0.0.1:5000"],
+}
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -228,7 +228,8 @@ def run_key(config: Config, data: Data) -> str:
     """Digest of what determines a run's result: configuration, code, data, and the libraries that compute."""
     import importlib.metadata
 
-    indifferent = ("tracking.", "statistics.", "output_dir", "arm", "study", "question", "dataset.data_dir")
+    places = ("dataset.data_dir", "dataset.path")  # What lies there counts by its digest.
+    indifferent = ("tracking.", "statistics.", "output_dir", "arm", "study", "question", *places)
     settings = {key: value for key, value in _leaves(config) if not key.startswith(indifferent)}
     weights = settings.get("backbone.weights")
     code = hashlib.sha256()
@@ -251,7 +252,7 @@ def _params(config: Config, data: Data) -> dict[str, Any]:
         "head": config.head.name,
         "dataset": facts.name,
         "backbone": config.backbone.name,
-        "image_size": "×".join(map(str, facts.image_size)),
+        "image_size": facts.trained_at,
         "train_examples": len(data.train_indices),
         "validation_examples": len(data.validation_indices),
         "test_examples": len(data.test_split),
@@ -305,10 +306,12 @@ def _mlflow_dataset(facts: DatasetFacts, split: ImageSplit) -> Any:
     from mlflow.data.meta_dataset import MetaDataset
     from mlflow.types import Schema, TensorSpec
 
+    *size, channels = facts.image_shape
+    shape = (-1, *((-1, -1) if facts.natural else size), channels)
     tags = {"tfds_name": facts.name, "tfds_version": facts.version, "split": split.name, "examples": len(split)}
     return MetaDataset(
         CodeDatasetSource(tags),
         name=f"{facts.name} {facts.version} {split.name}",
         digest=split.digest,
-        schema=Schema([TensorSpec(np.dtype("uint8"), (-1, *facts.image_shape), "image")]),
+        schema=Schema([TensorSpec(np.dtype("uint8"), shape, "image")]),
     )
