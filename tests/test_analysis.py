@@ -193,3 +193,18 @@ def test_runs_that_differ_in_more_than_the_seed_are_arms_of_their_own() -> None:
 def test_statistics_out_of_range_are_refused(setting: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Statistics(**setting)  # type: ignore[arg-type]
+
+
+def test_at_natural_sizes_the_reference_is_a_condition_of_its_own() -> None:
+    runs = []
+    for seed in range(3):
+        for head, share in (("global_average_pool", 0.9), ("another", 0.8)):
+            right = {name: _right(share, seed) for name in ("test", "resize_008px", "canvas_008px", "resize_016px")}
+            runs.append(_run(head, seed, right, **{"params.image_size": "natural, about 8×8"}))
+    natural = _only(analyse(pd.DataFrame(runs), STATISTICS))
+    assert (natural.native, natural.test_height, natural.trained_at) == (8, None, "natural sizes")
+    assert natural.file_name == "small_fcn-digits-natural-about-8x8"
+    conditions = ["test", "canvas_008px", "resize_008px", "resize_016px"]
+    assert [found.condition for found in natural.comparisons] == conditions
+    fixed = _only(analyse(pd.DataFrame(runs).assign(**{"params.image_size": "8×8"}), STATISTICS))
+    assert [found.condition for found in fixed.comparisons] == ["test", "resize_016px"]

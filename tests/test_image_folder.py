@@ -5,27 +5,34 @@ from __future__ import annotations
 import io
 import logging
 import math
+import shutil
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from pipeline import image_folder
 from pipeline.backbones import SmallFcn
-from pipeline.data import Cache, Data, DecodedSplit
+from pipeline.data import Cache, Data, Dataset, DecodedSplit, resize
 from pipeline.errors import ConfigError
 from pipeline.evaluation import predict
-from pipeline.heads import GlobalAveragePool
+from pipeline.heads import HEADS, GlobalAveragePool, Head
 from pipeline.image_folder import Corrupt, ImageFolder, pixels
 from pipeline.model import build_model
 from pipeline.natural_sizes import NaturalSplit, check_smallest, to_step
 from pipeline.pairing import pairing_of
 from pipeline.size_probe import SizeProbe, check_plan, measure_sizes, plan_sizes
+from pipeline.training import KeepWeights, Training, fit
+from tests.conftest import run_program, typed
 
 SIZES = ((6, 6), (6, 9), (12, 8))
 """Heights and widths in the small folder."""
@@ -187,9 +194,9 @@ def test_folders_that_do_not_serve_are_refused(tmp_path: Path) -> None:
         ({"channels": 4}, "dataset.channels=4: must be 1 (grayscale) or 3 (RGB). Use dataset.channels=3."),
         ({"background": 256}, "dataset.background=256: must be a gray level in [0, 255]"),
         ({"image_size": None}, "dataset.image_size=None: is needed: images of a folder may vary in size"),
-        ({"cache": Cache.disk}, "dataset.cache=disk: an image folder is decoded once, into memory. Use dataset.cache=m"),
+        ({"cache": Cache.disk}, "dataset.cache=disk: an image folder is decoded once, into memory. Use dataset."),
         ({"cache": Cache.none, "native_size": True}, "dataset.cache=none: images of natural size"),
-        ({"data_dir": "x"}, "dataset.data_dir=x: has no meaning for an image folder, which lies where dataset.path says"),
+        ({"data_dir": "x"}, "dataset.data_dir=x: has no meaning for an image folder, which lies where dataset.path"),
         ({"max_sizes": 0}, "dataset.max_sizes=0: must be at least 1"),
         ({"size_step": 0}, "dataset.size_step=0: must be at least 1. Use for example dataset.size_step=16."),
     ],
@@ -287,15 +294,11 @@ def test_the_order_of_natural_sizes_is_a_function_of_seed_and_epoch(folder: Path
     assert _order(_load(folder, seed=1, native_size=True), epochs=1, batch_size=4) != first[:steps]
     assert first[:steps] != first[steps : 2 * steps] != first[2 * steps :]
     # 14 = 4 + 4 + 4 + 2: the smaller batches come anywhere, not in the end.
-    places = {
-        index for start in (0, 12, 24) for index, batch in enumerate(first[start : start + 12]) if len(batch) == 2
-    }
-    assert min(places) < 6
+    places = {index % steps for index, batch in enumerate(first) if len(batch) == 2}
+    assert min(places) < steps / 2
 
 
 def test_the_cosine_ends_with_the_last_batch(folder: Path) -> None:
-    from pipeline.training import KeepWeights, Training, fit
-
     data = _load(folder, native_size=True)
     model = build_model(SmallFcn(), GlobalAveragePool(), data.facts.image_shape, 2, seed=0)
     fit(model, data, Training(epochs=2, batch_size=4, keep_weights=KeepWeights.last), lambda *_: None)
@@ -312,7 +315,7 @@ def test_predictions_come_back_in_the_order_of_the_split(folder: Path) -> None:
         alone = np.concatenate([model(image[np.newaxis]).numpy() for image in data.test_split.images[:limit]])
         assert np.array_equal(labels, data.test_split.labels[:limit])
         assert np.allclose(logits, alone, atol=1e-5)
-    # Four images of each size; a batch has no more pixels than 4 images of 6×6 px: 4, 4·36 // 54 = 2 and 4·36 // 96 = 1.
+    # Four images of each size; a batch has no more pixels than 4 of 6×6 px: 4, 4·36 // 54 = 2 and 4·36 // 96 = 1.
     assert [len(images) for images, _ in data.test(4).as_numpy_iterator()] == [4, 2, 2, 1, 1, 1, 1]
 
 
@@ -387,18 +390,180 @@ def test_sizes_are_measured_at_the_reference_too(folder: Path) -> None:
     check_plan(head, plan_sizes(SmallFcn(), head, probe, data.facts), measured)
     (reference,) = [result for result in measured if result.size == (8, 8)]
     assert isinstance(data.test_split, NaturalSplit)
-    from pipeline.data import resize
-
     resized = tf.stack([resize(image, (8, 8)) for image in data.test_split.images])
     assert np.array_equal(reference.resize_classes, model(resized).numpy().argmax(axis=1))
-    on_canvas = []
-    for image in data.test_split.images:
-        rows, columns = min(image.shape[0], 8), min(image.shape[1], 8)
-        top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
-        on_canvas.append(image[top : top + rows, left : left + columns])
-    # An image of 12×8 px is cut to its centre, wherever the canvas would put a smaller one.
-    cut = [index for index, image in enumerate(on_canvas) if image.shape == (8, 8, 3)]
-    assert len(cut) == 4
-    assert np.array_equal(
-        reference.canvas_classes[cut], model(np.stack([on_canvas[index] for index in cut])).numpy().argmax(axis=1)
+    # An image of 12×8 px is cut to rows 2 to 9, whatever place the canvas would give to a smaller one.
+    tall = [index for index, image in enumerate(data.test_split.images) if image.shape == (12, 8, 3)]
+    centres = np.stack([data.test_split.images[index][2:10] for index in tall])
+    assert len(centres) == 4
+    assert np.array_equal(reference.canvas_classes[tall], model(centres).numpy().argmax(axis=1))
+
+
+class Varied(tfds.core.GeneratorBasedBuilder):
+    """A dataset of TFDS whose images vary in size: 4×5, 5×5, … 11×5 px, filled with their height."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Image(shape=(None, None, 1))
+        features = tfds.features.FeaturesDict(
+            {"image": image, "label": tfds.features.ClassLabel(names=["odd", "even"])}
+        )
+        return self.dataset_info_from_configs(features=features, supervised_keys=("image", "label"))
+
+    def _split_generators(self, dl_manager: object) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index in range(24):
+            height = 4 + index % 8
+            yield index, {"image": np.full((height, 5, 1), height, np.uint8), "label": (height + 1) % 2}
+
+
+def test_datasets_of_tfds_keep_their_sizes_too(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"name": "varied", "image_size": [8, 8], "data_dir": str(tmp_path / "tfds")}
+    natural = Dataset(**settings, native_size=True, validation_fraction=0.0).load(0, tmp_path)
+    assert natural.facts.trained_at == "natural, about 8×8"
+    assert natural.steps_per_epoch(2) == 8 * 2  # ⌈3 / 2⌉ batches of each of the eight heights
+    heights = Counter[int]()
+    for images, labels in natural.train(2, epochs=1).as_numpy_iterator():
+        height = images.shape[1]
+        assert np.all(images == height)
+        assert np.all(labels == (height + 1) % 2)
+        heights[height] += len(images)
+    assert heights == dict.fromkeys(range(4, 12), 3)
+    stepped = Dataset(**settings, native_size=True, size_step=4).load(0, tmp_path)
+    # 4 and 5 px go to 4, 6 to 9 to 8, 10 and 11 to 12.
+    assert {images.shape[1] for images, _ in stepped.test(1).as_numpy_iterator()} == {4, 8, 12}
+    with pytest.raises(
+        ConfigError, match="dataset.native_size=True: image .* of train is too small: .* received 4×5 px"
+    ):
+        check_smallest(SmallFcn(strides=[1, 2, 2, 2]), natural)
+
+
+@pytest.mark.parametrize("head", [head for head in HEADS if not head.takes_any_size], ids=lambda head: head.name)
+def test_heads_of_one_size_are_refused_before_any_data_is_read(head: type[Head]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        typed(f"head={head.name}", "dataset=image_folder", "dataset.path=nowhere", "dataset.native_size=true")
+    rule, remedy = str(caught.value).split(". ")
+    assert rule == f"dataset.native_size=True: head={head.name} is built for images of one size"
+    assert remedy.startswith("Use one that takes any size (head=")
+    assert "global_average_pool" in remedy
+    assert remedy.endswith(") or dataset.native_size=false.")
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a sweep over natural and one size, run as a user runs it."""
+    directory = tmp_path_factory.mktemp("study")
+    result = run_program(
+        *("pipeline.train", "--multirun", "dataset=image_folder", f"dataset.path={folder}", "dataset.image_size=[8,8]"),
+        *("dataset.native_size=true,false", "training.epochs=1", "size_probe.sizes=[6,16]"),
+        cwd=directory,
     )
+    assert result.returncode == 0, result.stderr
+    (directory / "stdout.txt").write_text(result.stdout)
+    return directory
+
+
+def test_what_a_run_at_natural_sizes_leaves_behind(study: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{study / 'outputs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("noise")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "params.dataset.native_size = 'True'")
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    for run in runs:
+        assert run.data.params["image_size"] == "natural, about 8×8"
+        assert run.data.params["dataset.max_sizes"] == "64"
+        # 42 images, of which round(4.2) are held out.
+        assert (run.data.params["train_examples"], run.data.params["validation_examples"]) == ("38", "4")
+        for dataset in run.inputs.dataset_inputs:
+            assert "[-1, -1, -1, 3]" in dataset.dataset.schema
+        predictions = pd.read_parquet(client.download_artifacts(run.info.run_id, "predictions.parquet"))
+        logits = predictions[["logit_0", "logit_1"]].to_numpy()
+        assert run.data.metrics["test/accuracy"] == pytest.approx(
+            np.mean(logits.argmax(axis=1) == predictions["label"])
+        )
+        sizes = pd.read_parquet(client.download_artifacts(run.info.run_id, "size_predictions.parquet"))
+        assert {"resize_008px", "canvas_008px", "resize_016px"} <= set(sizes)
+        assert sizes["label"].tolist() == predictions["label"].tolist()
+        assert "test accuracy at natural sizes; " in run.data.tags["mlflow.note.content"]
+    natural, fixed = (
+        {run.data.tags["pairing.batches"] for run in client.search_runs([experiment.experiment_id], condition)}
+        for condition in ("params.dataset.native_size = 'True'", "params.dataset.native_size = 'False'")
+    )
+    assert len(natural) == len(fixed) == 1
+    assert not natural & fixed
+
+
+def test_a_study_of_natural_sizes_ends_with_its_report(study: Path) -> None:
+    output = (study / "stdout.txt").read_text()
+    assert "small_fcn on noise at natural, about 8×8 px" in output
+    assert "small_fcn on noise at 8×8 px" in output
+    (report,) = (study / "outputs" / "studies").glob("*/report.md")
+    text = " ".join(report.read_text().split())
+    assert "Trained at natural sizes, global_average_pool" in text
+    assert "Trained at 8 px, global_average_pool" in text
+
+
+THEME = Path("/usr/share/icons/gnome")
+"""Of the Debian package gnome-icon-theme, which .ci/run installs."""
+ICON_SIZES = (16, 22, 24, 32, 48)
+CATEGORIES = ("actions", "apps", "devices", "emotes", "mimetypes", "places")
+MOST_NAMES = 40
+"""Icons taken of a category, so that none outweighs the others."""
+
+
+def _make_icon_folder(folder: Path) -> None:
+    """Icons by category, every third name in test.
+
+    An icon's sizes are the same picture, so all images of a name go to one side. So do no links and no mirrored
+    (`-rtl`) icons anywhere, which are other icons again.
+    """
+    for category in CATEGORIES:
+        files = [file for side in ICON_SIZES for file in (THEME / f"{side}x{side}" / category).glob("*.png")]
+        files = [file for file in files if not file.is_symlink() and not file.stem.endswith("-rtl")]
+        for name in sorted({file.stem for file in files})[:MOST_NAMES]:
+            split = "test" if zlib.crc32(name.encode()) % 3 == 0 else "train"  # A name may be in two categories.
+            (folder / split / category).mkdir(parents=True, exist_ok=True)
+            for file in files:
+                if file.stem == name:
+                    shutil.copy(file, folder / split / category / f"{name}_{file.parts[-3]}.png")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not THEME.is_dir(), reason=f"{THEME} is not there: apt-get install gnome-icon-theme")
+def test_icons_of_five_sizes(tmp_path: Path) -> None:
+    """Which category is an icon of? At natural sizes, and with everything resized to 32 px."""
+    folder = tmp_path / "icons"
+    _make_icon_folder(folder)
+    train, test = ({file.read_bytes() for file in (folder / split).rglob("*.png")} for split in ("train", "test"))
+    assert len(train) + len(test) >= 500
+    assert not train & test
+
+    command = ("pipeline.train", "dataset=image_folder", f"dataset.path={folder}", "training.epochs=30")
+    refused = run_program(*command, "head=flatten_dense", "dataset.native_size=true", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "head=flatten_dense is built for images of one size" in refused.stderr
+    sweep = ("--multirun", "dataset.native_size=true,false", "seed=0,1,2", "training.keep_weights=last")
+    result = run_program(*command, *sweep, "size_probe.sizes=[16,48]", cwd=tmp_path, timeout=1700)
+    assert result.returncode == 0, result.stderr
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("icons")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.head != ''")
+    accuracies: dict[str, list[float]] = {}
+    for run in runs:
+        accuracies.setdefault(run.data.params["image_size"], []).append(run.data.metrics["test/accuracy"])
+    sides = {images.shape[1:3] for images, _ in _load(folder, native_size=True).train(32, epochs=1).as_numpy_iterator()}
+    assert sides == {(side, side) for side in ICON_SIZES}
+    labels = _load(folder).test_split.labels  # type: ignore[attr-defined]
+    chance = np.bincount(labels).max() / len(labels)
+    for size, found in accuracies.items():
+        print(
+            f"{size} px: test accuracy {np.mean(found):.3f} (seeds: {np.round(sorted(found), 3)}), chance {chance:.3f}"
+        )
+    assert {size: len(found) for size, found in accuracies.items()} == {"natural, about 32×32": 3, "32×32": 3}
+    assert min(accuracies["natural, about 32×32"]) > chance + 0.1

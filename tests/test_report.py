@@ -119,3 +119,16 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_shows(group: Group) ->
     assert "<script" not in page
     assert page.count('<a href="http://host/') == 15  # Three arms, five seeds.
     assert "Holm 1979" in page
+
+
+def test_answers_about_natural_sizes_say_so() -> None:
+    (natural,) = analyse(_study().assign(**{"params.image_size": "natural, about 8×8"}), STATISTICS)
+    said = answer(natural, STATISTICS)
+    assert said.startswith("At natural sizes, flatten_dense is more accurate than")
+    assert "Trained at natural sizes, flatten_dense refuses every other size; " in said
+    assert {row[2] for row in comparisons_table(natural, STATISTICS, every_condition=False).rows} == {"natural sizes"}
+    assert [row[0] for row in sizes_table(natural, STATISTICS).rows] == [
+        *("8 px, resized", "16 px, resized"),
+        *("8 px, on a canvas", "16 px, on a canvas"),
+    ]
+    assert len(size_figure(natural, STATISTICS).axes) == 2
