@@ -78,6 +78,13 @@ class Config:
             f"Use one that takes any size (head={' or '.join(head.name for head in HEADS if head.takes_any_size)}) or "
             "dataset.native_size=false.",
         )
+        require(
+            self.training.sizes is None or not self.dataset.native_size,
+            "training.sizes",
+            self.training.sizes,
+            "resizes every batch, and with dataset.native_size=true images keep their sizes",
+            "Use training.sizes=null or dataset.native_size=false.",
+        )
 
     @property
     def output_path(self) -> Path:

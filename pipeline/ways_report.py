@@ -61,7 +61,8 @@ def choices(group: Group, statistics: Statistics) -> list[Choice]:
         tables = {
             way: np.mean([arm.answers[name] for name in names], axis=0)
             for way in (AS_IS, *arm.ways)
-            if (names := [_condition(mode, px, group.native, way) for px in heights]) and set(names) <= set(arm.answers)
+            if (names := [_condition(mode, px, group.test_height, way) for px in heights])
+            and set(names) <= set(arm.answers)
         }
         ranked = sorted(tables, key=lambda way: -float(tables[way].mean()))
         if not ranked or len(arm.seeds) < 2:
@@ -104,11 +105,11 @@ def best_ways_table(group: Group, statistics: Statistics) -> Table:
 
 def ways_table(group: Group, statistics: Statistics, mode: str) -> Table:
     """A row for each arm and way, a column for each other size: accuracy and half its interval."""
-    heights = sorted({px for arm in group.arms for px in arm.verdicts} - {group.native})
+    heights = sorted({px for arm in group.arms for px in arm.verdicts} - {group.test_height})
     rows = []
     for arm in group.arms:
         for way in (AS_IS, *arm.ways):
-            names = [_condition(mode, px, group.native, way) for px in heights]
+            names = [_condition(mode, px, group.test_height, way) for px in heights]
             rows.append((arm.name, way, *(_cell(arm, name, statistics) for name in names)))
     return Table(
         ("arm", "way", *(f">{px} px" for px in heights)),
@@ -140,7 +141,7 @@ def ways_figure(group: Group, statistics: Statistics) -> Figure:
             color, marker, line = STYLES.get(way, ("#999999", ".", "-"))
             means, errors = [], []
             for px in heights:
-                found = arm.accuracy.get(_condition(mode, px, group.native, way))
+                found = arm.accuracy.get(_condition(mode, px, group.test_height, way))
                 low, high = found.interval(statistics.confidence) if found else (math.nan, math.nan)
                 middle = found.mean if found else math.nan
                 means.append(middle)
@@ -171,5 +172,5 @@ def ways_figure(group: Group, statistics: Statistics) -> Figure:
     return figure
 
 
-def _condition(mode: str, height: int, native: int, way: str) -> str:
-    return condition_of(mode, height, native, "" if way == AS_IS else way)
+def _condition(mode: str, height: int, test_height: int | None, way: str) -> str:
+    return condition_of(mode, height, test_height, "" if way == AS_IS else way)

@@ -391,12 +391,12 @@ def test_sizes_are_measured_at_the_reference_too(folder: Path) -> None:
     (reference,) = [result for result in measured if result.size == (8, 8)]
     assert isinstance(data.test_split, NaturalSplit)
     resized = tf.stack([resize(image, (8, 8)) for image in data.test_split.images])
-    assert np.array_equal(reference.resize_classes, model(resized).numpy().argmax(axis=1))
+    assert np.array_equal(reference.answers.resized, model(resized).numpy().argmax(axis=1))
     # An image of 12×8 px is cut to rows 2 to 9, whatever place the canvas would give to a smaller one.
     tall = [index for index, image in enumerate(data.test_split.images) if image.shape == (12, 8, 3)]
     centres = np.stack([data.test_split.images[index][2:10] for index in tall])
     assert len(centres) == 4
-    assert np.array_equal(reference.canvas_classes[tall], model(centres).numpy().argmax(axis=1))
+    assert np.array_equal(reference.answers.on_canvas[tall], model(centres).numpy().argmax(axis=1))
 
 
 class Varied(tfds.core.GeneratorBasedBuilder):
@@ -450,6 +450,15 @@ def test_heads_of_one_size_are_refused_before_any_data_is_read(head: type[Head])
     assert remedy.startswith("Use one that takes any size (head=")
     assert "global_average_pool" in remedy
     assert remedy.endswith(") or dataset.native_size=false.")
+
+
+def test_sizes_to_train_at_and_natural_sizes_exclude_each_other() -> None:
+    with pytest.raises(ConfigError) as caught:
+        typed("dataset=image_folder", "dataset.path=nowhere", "dataset.native_size=true", "training.sizes=[16,32]")
+    assert str(caught.value) == (
+        "training.sizes=[16, 32]: resizes every batch, and with dataset.native_size=true images keep their sizes. "
+        "Use training.sizes=null or dataset.native_size=false."
+    )
 
 
 @pytest.fixture(scope="module")
