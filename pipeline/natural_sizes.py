@@ -165,10 +165,11 @@ def check_count(train: ImageSplit, test: ImageSplit, max_sizes: int) -> None:
 
 def check_smallest(backbone: Backbone, data: Data) -> None:
     """Raises `ConfigError` if an image of natural size is too small for the backbone."""
+    if not data.facts.natural:
+        return  # The size plan has checked the one size.
     extractor = backbone.build(data.facts.channels)
     for split in (data.train_split, data.test_split):
-        if not isinstance(split, NaturalSplit):
-            continue  # The size plan has checked its one size.
+        assert isinstance(split, NaturalSplit)
         heights, widths = split.size
         smallest = int(np.argmin(np.minimum(heights, widths)))
         size = int(heights[smallest]), int(widths[smallest])

@@ -551,12 +551,12 @@ def test_icons_of_five_sizes(tmp_path: Path) -> None:
     assert len(train) + len(test) >= 500
     assert not train & test
 
-    command = ("pipeline.train", "dataset=image_folder", f"dataset.path={folder}", "training.epochs=30")
-    refused = run_program(*command, "head=flatten_dense", "dataset.native_size=true", cwd=tmp_path)
+    of_icons = ("dataset=image_folder", f"dataset.path={folder}", "training.epochs=30", "training.keep_weights=last")
+    refused = run_program("pipeline.train", *of_icons, "head=flatten_dense", "dataset.native_size=true", cwd=tmp_path)
     assert refused.returncode == 2
     assert "head=flatten_dense is built for images of one size" in refused.stderr
-    sweep = ("--multirun", "dataset.native_size=true,false", "seed=0,1,2", "training.keep_weights=last")
-    result = run_program(*command, *sweep, "size_probe.sizes=[16,48]", cwd=tmp_path, timeout=1700)
+    sweep = ("--multirun", *of_icons, "dataset.native_size=true,false", "seed=0,1,2", "size_probe.sizes=[16,48]")
+    result = run_program("pipeline.train", *sweep, cwd=tmp_path, timeout=1700)
     assert result.returncode == 0, result.stderr
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
