@@ -201,8 +201,8 @@ def pareto_front(group: Group) -> set[str]:
 
 
 def ways_tables(group: Group, statistics: Statistics) -> list[Table]:
-    """What the ways to run the trained models at other sizes give; none where no other way was measured."""
-    if not any(arm.ways for arm in group.arms):
+    """What the ways to run the trained models at other sizes give; none without other ways or with a single seed."""
+    if not any(arm.ways and arm.accuracy for arm in group.arms):
         return []
     by_mode = [ways_table(group, statistics, mode) for mode in MODES]
     return [best_ways_table(group, statistics), *by_mode]
