@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import logging
+import math
 import os
 import re
 import shlex
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,12 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from rich.console import Console
 
 from pipeline import config as schema
+from pipeline import failures
 from pipeline.errors import UserError, suggestion
 
+log = logging.getLogger("pipeline")
+
+EXIT_FAILED = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -33,7 +40,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
     """Makes a command of a function of the configuration that `conf/NAME.yaml` and the command line compose.
 
     A mistake of the user ends in one message on standard error and exit code 2, Ctrl-C in 130, SIGTERM in 143; a bug
-    keeps its stack trace. With HYDRA_FULL_ERROR=1, mistakes show theirs too.
+    keeps its stack trace. A sweep of which some runs failed ends in 1. With HYDRA_FULL_ERROR=1, mistakes show their
+    stack trace too.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -55,6 +63,9 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             start = hydra.main(version_base="1.3", config_path=str(schema.CONFIG_DIR), config_name=name)(composed_task)
             try:
                 start()
+                if _errors_at_end:
+                    sys.stderr.write("\n" + "\n".join(_errors_at_end) + "\n")
+                    sys.exit(max(_codes_at_end))
             except KeyboardInterrupt:
                 sys.stderr.write("\nInterrupted.\n")
                 sys.exit(EXIT_INTERRUPTED)
@@ -69,6 +80,37 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
         return run
 
     return decorate
+
+
+def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
+    """Lets a sweep go on after a run of it that failed, whose failure is noted and whose result is NaN."""
+
+    @functools.wraps(task)
+    def run(config: DictConfig) -> float:
+        if sweep_name() is None:
+            return task(config)
+        try:
+            return task(config)
+        except Exception as error:
+            is_mistake = isinstance(error, UserError | OmegaConfBaseException)
+            message = explain(error) if is_mistake else f"{type(error).__name__}: {error}"
+            if not is_mistake:
+                traceback.print_exc()
+            log.error("  failed: %s", message)
+            failures.note(failures.Failure(command_line(), message), Path(HydraConfig.get().runtime.output_dir))
+            return math.nan
+
+    return run
+
+
+_errors_at_end: list[str] = []
+_codes_at_end: list[int] = []
+
+
+def fail_at_end(message: str, code: int = EXIT_FAILED) -> None:
+    """Makes the command end with a message on standard error and an exit code, once all else is done."""
+    _errors_at_end.append(message)
+    _codes_at_end.append(code)
 
 
 def import_tensorflow() -> None:

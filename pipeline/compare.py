@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from pipeline import cli, report, snapshot
+from pipeline import cli, failures, report, snapshot
 from pipeline.analysis import Statistics, analyse
 from pipeline.config import PROJECT_ROOT, Comparison, absolute, to_typed
 from pipeline.errors import ConfigError, UserError, suggestion
@@ -26,6 +27,21 @@ class CompareStudy(Callback):
     """Compares the runs of a sweep when the last of them has ended. Hydra calls it."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        finished = 0
+        try:
+            finished = self._compare(config)
+        except Exception as error:  # Of a callback, Hydra would make a warning, and the command end in success.
+            cli.fail_at_end(f"The runs could not be compared: {cli.explain(error)}")
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+        failed = failures.of_sweep(Path(config.hydra.sweep.dir))
+        if not finished and len({failure.message for failure in failed}) == 1:  # A mistake in what all runs share.
+            cli.fail_at_end(f"Error: {failed[0].message}", cli.EXIT_MISTAKE)
+        elif failed:
+            cli.fail_at_end(failures.summary(failed))
+
+    def _compare(self, config: DictConfig) -> int:
+        """Returns how many runs there are to compare."""
         settings = Tracking(**{key: config.tracking[key] for key in config.tracking})
         statistics = Statistics(**{key: config.statistics[key] for key in config.statistics})
         output_path = absolute(config.output_dir)
@@ -33,6 +49,7 @@ class CompareStudy(Callback):
         runs = _finished(study.runs_of_sweep(cli.sweep_name_of(config.hydra.sweep.dir)))
         if not runs.empty:
             compare(runs, statistics, settings, output_path)
+        return len(runs)
 
 
 def compare(runs: pd.DataFrame, statistics: Statistics, settings: Tracking, output_path: Path) -> None:

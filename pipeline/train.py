@@ -81,12 +81,12 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
 
 
 @cli.command("train")
+@cli.one_of_many
 def main(composed: DictConfig) -> float:
     """Composes, checks and runs one training."""
     config = to_typed(composed, Config)
-    sweep = cli.sweep_name()
-    trained = train(config, OmegaConf.to_yaml(composed, resolve=True), sweep, cli.command_line())
-    if sweep is None:  # The runs of a sweep are shown together, at its end.
+    trained = train(config, OmegaConf.to_yaml(composed, resolve=True), cli.sweep_name(), cli.command_line())
+    if cli.sweep_name() is None:  # The runs of a sweep are shown together, at its end.
         show_run(trained.run_id, config.tracking, config.output_path)
     return trained.validation_accuracy
 
