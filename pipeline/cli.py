@@ -67,7 +67,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                     sys.stderr.write("\n" + "\n".join(_errors_at_end) + "\n")
                     sys.exit(max(_codes_at_end))
             except KeyboardInterrupt:
-                sys.stderr.write("\nInterrupted.\n")
+                sys.stderr.write("\nInterrupted. What was begun goes on with the same command.\n")
                 sys.exit(EXIT_INTERRUPTED)
             except Exception as error:
                 # Whatever Hydra raises before the first run begins is about the command line.

@@ -44,6 +44,8 @@ class Config:
         arm: Name of the settings that a study compares, where it compares more than heads alone.
         study: Name of the study that the run belongs to.
         question: What the study asks, for the dashboard and the report.
+        rerun: Train again what was trained before. Otherwise a finished run of the same study, settings, code, data and
+            versions of TensorFlow and Keras counts as done, and an interrupted one is gone on with.
         output_dir: Directory of everything that is written: the MLflow store, caches, Hydra's logs.
     """
 
@@ -58,6 +60,7 @@ class Config:
     arm: str | None = None
     study: str | None = None
     question: str | None = None
+    rerun: bool = False
     output_dir: str = "outputs"
 
     def __post_init__(self) -> None:

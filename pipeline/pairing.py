@@ -40,13 +40,14 @@ def pairing_of(data: Data, untrained: keras.Model, batch_size: int) -> Pairing:
     images, labels = next(iter(data.train(batch_size, epochs=1).as_numpy_iterator()))
     splits = (data.train_split.digest, data.test_split.digest)
     return Pairing(
-        split=_digest(*splits, data.train_indices, data.validation_indices),
-        batches=_digest(images, labels),
-        backbone=_digest(*untrained.get_layer("backbone").get_weights()),
+        split=digest_of(*splits, data.train_indices, data.validation_indices),
+        batches=digest_of(images, labels),
+        backbone=digest_of(*untrained.get_layer("backbone").get_weights()),
     )
 
 
-def _digest(*parts: str | np.ndarray) -> str:
+def digest_of(*parts: str | np.ndarray) -> str:
+    """The first 32 hexadecimal digits of the SHA-256 of texts and arrays."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).tobytes())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,26 +10,14 @@ from pipeline import cli, run_page
 from pipeline.compare import show_run
 from pipeline.config import Config, to_typed
 from pipeline.tracking import store
-from pipeline.tracking.record import start_run
+from pipeline.tracking.record import run_key, start_run
+from pipeline.tracking.resume import Trained, claim, finished_run
 
 log = logging.getLogger("pipeline")
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A finished run.
-
-    Attributes:
-        run_id: MLflow's.
-        validation_accuracy: Of the weights that it kept; NaN without validation images.
-    """
-
-    run_id: str
-    validation_accuracy: float
-
-
 def train(config: Config, composed: str, sweep: str | None = None, command: str | None = None) -> Trained:
-    """Trains one head, measures it, and records it.
+    """Trains one head, measures it, and records it; goes on with a run that was interrupted, and repeats none.
 
     Args:
         config: The typed configuration.
@@ -55,28 +42,33 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
     store.open_store(config.tracking, config.output_path)
     data = dataset.load(config.seed, config.output_path / "cache")
     check_smallest(backbone, data)
+    key = run_key(config, data)
 
-    with start_run(config, composed, data, sweep) as record:
+    with claim(config.output_path, key) as state_file:
         log.info("%s on %s, %s, seed %d", head.name, facts.name, backbone.name, config.seed)
-        with strategy.scope():
-            model = build_model(backbone, head, facts.image_shape, facts.classes, config.seed)
-            record.pairing(pairing_of(data, model, config.training.batch_size))
-            result = fit(model, data, config.training, record.epoch)
-        record.fit(result)
-        if config.tracking.log_model:
-            record.model(model, facts.class_names)
-        logits, labels = predict(model, data.test(probe.batch_size), data.test_order())
-        record.test(logits, labels, accuracy(logits, labels), cross_entropy(logits, labels))
-        log.info("  test accuracy %.4f", accuracy(logits, labels))
-        cost = measure_cost(model, facts.image_shape)
-        record.cost(cost)
-        measured = measure_sizes(model, backbone, head, probe, data, logits, labels)
-        check_plan(head, planned, measured)
-        record.sizes(planned, measured, labels)
-        text = run_page.describe(facts, cost, accuracy(logits, labels), measured, command, record.picture)
-        record.page(text, run_page.draw(data, logits, labels, measured))
-        if config.tracking.register_as:
-            record.register(config.tracking.register_as, accuracy(logits, labels))
+        if (earlier := finished_run(config, facts, key, sweep)) is not None:
+            log.info("  done before, as run %s; rerun=true trains it again", earlier.run_id)
+            return earlier
+        with start_run(config, composed, data, key, sweep) as record:
+            with strategy.scope():
+                model = build_model(backbone, head, facts.image_shape, facts.classes, config.seed)
+                record.pairing(pairing_of(data, model, config.training.batch_size))
+                result = fit(model, data, config.training, record.epoch, state_file)
+            record.fit(result)
+            if config.tracking.log_model:
+                record.model(model, facts.class_names)
+            logits, labels = predict(model, data.test(probe.batch_size), data.test_order())
+            record.test(logits, labels, accuracy(logits, labels), cross_entropy(logits, labels))
+            log.info("  test accuracy %.4f", accuracy(logits, labels))
+            cost = measure_cost(model, facts.image_shape)
+            record.cost(cost)
+            measured = measure_sizes(model, backbone, head, probe, data, logits, labels)
+            check_plan(head, planned, measured)
+            record.sizes(planned, measured, labels)
+            text = run_page.describe(facts, cost, accuracy(logits, labels), measured, command, record.picture)
+            record.page(text, run_page.draw(data, logits, labels, measured))
+            if config.tracking.register_as:
+                record.register(config.tracking.register_as, accuracy(logits, labels))
     return Trained(record.run_id, result.validation_accuracy)
 
 

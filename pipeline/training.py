@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import checkpoint
 from pipeline.errors import UserError, require, require_at_least
 
 if TYPE_CHECKING:
@@ -73,6 +75,8 @@ class Training:
         precision: Keras's dtype policy.
         strategy: `tf.distribute` strategy.
         jit_compile: Compile with XLA; on CPUs that is slower.
+        checkpoint_seconds: Least time between two saved states, each after an epoch, from which an interrupted run goes
+            on; the last epoch's is saved in any case. null saves none.
     """
 
     epochs: int = 5
@@ -87,6 +91,7 @@ class Training:
     precision: Precision = Precision.float32
     strategy: Strategy = Strategy.none
     jit_compile: bool = False
+    checkpoint_seconds: float | None = 30.0
 
     def __post_init__(self) -> None:
         require_at_least(1, "training.epochs", self.epochs, 5)
@@ -104,6 +109,13 @@ class Training:
             self.learning_rate,
             "must be a number above 0",
             "Use for example training.learning_rate=0.003.",
+        )
+        require(
+            self.checkpoint_seconds is None or self.checkpoint_seconds >= 0,
+            "training.checkpoint_seconds",
+            self.checkpoint_seconds,
+            "must be null or at least 0",
+            "Use for example training.checkpoint_seconds=30.",
         )
         require(
             0 <= self.momentum < 1,
@@ -148,7 +160,7 @@ class Fit:
         best_epoch: Epoch, from 0, whose weights were kept.
         validation_accuracy: Top-1 accuracy of these weights on the validation images; NaN without any.
         images_per_second: Training images a second without validation, over all epochs but the first, which also
-            compiles (over that one if it is the only one).
+            compiles (over that one if it is the only one). NaN if all epochs were done before an interruption.
     """
 
     best_epoch: int
@@ -156,7 +168,13 @@ class Fit:
     images_per_second: float
 
 
-def fit(model: keras.Model, data: Data, training: Training, on_epoch: Callable[[int, dict[str, float]], None]) -> Fit:
+def fit(
+    model: keras.Model,
+    data: Data,
+    training: Training,
+    on_epoch: Callable[[int, dict[str, float]], None],
+    state_file: Path | None = None,
+) -> Fit:
     """Compiles and fits `model`, and leaves it with the weights to keep.
 
     Args:
@@ -164,7 +182,9 @@ def fit(model: keras.Model, data: Data, training: Training, on_epoch: Callable[[
         data: Training and validation images.
         training: The knobs.
         on_epoch: Called after each epoch with its number from 0 and its metrics: `accuracy`, `loss` and, with
-            validation images, `val_accuracy`, `val_loss`.
+            validation images, `val_accuracy`, `val_loss`. Also for epochs of an interrupted training that is gone on
+            with.
+        state_file: Where the training's state is kept in between, and gone on from if it is there; None keeps none.
 
     Raises:
         UserError: The loss is no longer a finite number.
@@ -179,34 +199,66 @@ def fit(model: keras.Model, data: Data, training: Training, on_epoch: Callable[[
         jit_compile=training.jit_compile,
     )
     validates = len(data.validation_indices) > 0
+    keep_best = training.keep_weights is KeepWeights.best
+    state = checkpoint.load(state_file, model) if state_file else None
+    state = state or checkpoint.State(history=[], best_epoch=-1, best_weights=[])
+    done = len(state.history)
+    if done:
+        log.info("  going on after epoch %d/%d of an interrupted run", done, training.epochs)
+    for epoch, metrics in enumerate(state.history):
+        on_epoch(epoch, metrics)
     progress = _progress(len(data.train_indices), training.epochs)
-    callbacks = [progress, keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)]
-    if training.keep_weights is KeepWeights.best:
-        # Its patience never runs out: it only puts the best weights back at the end.
-        keeper = keras.callbacks.EarlyStopping(
-            "val_accuracy", mode="max", patience=training.epochs, restore_best_weights=True
+    callbacks = [
+        progress,
+        keras.callbacks.TerminateOnNaN(),
+        _keeper(state, keep_best, state_file, training.checkpoint_seconds),
+        keras.callbacks.LambdaCallback(on_epoch_end=on_epoch),
+    ]
+    if done < training.epochs:
+        model.fit(
+            # The order of an epoch is a function of its number, so those before are passed over.
+            data.train(training.batch_size, training.epochs, training.sizes).skip(done * steps),
+            initial_epoch=done,
+            epochs=training.epochs,
+            steps_per_epoch=steps,
+            validation_data=data.validation(training.batch_size) if validates else None,
+            callbacks=callbacks,
+            shuffle=False,  # `data` shuffles.
+            verbose=0,
         )
-        callbacks.append(keeper)
-    history = model.fit(
-        data.train(training.batch_size, training.epochs, training.sizes),
-        epochs=training.epochs,
-        steps_per_epoch=steps,
-        validation_data=data.validation(training.batch_size) if validates else None,
-        callbacks=[*callbacks, keras.callbacks.TerminateOnNaN()],
-        shuffle=False,  # `data` shuffles.
-        verbose=0,
-    ).history
-    if not all(math.isfinite(loss) for loss in history["loss"]):
+    if not all(math.isfinite(metrics["loss"]) for metrics in state.history):
         raise UserError(
             f"training.learning_rate={training.learning_rate}: the loss is no longer a finite number in epoch "
-            f"{len(history['loss'])}. Use a smaller training.learning_rate or training.precision=float32."
+            f"{len(state.history)}. Use a smaller training.learning_rate or training.precision=float32."
         )
-    best_epoch = keeper.best_epoch if training.keep_weights is KeepWeights.best else training.epochs - 1
+    model.set_weights(state.best_weights)
     return Fit(
-        best_epoch=best_epoch,
-        validation_accuracy=history["val_accuracy"][best_epoch] if validates else math.nan,
+        best_epoch=state.best_epoch,
+        validation_accuracy=state.history[state.best_epoch]["val_accuracy"] if validates else math.nan,
         images_per_second=progress.images_per_second(),
     )
+
+
+def _keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, seconds: float | None) -> Any:
+    """A Keras callback that keeps history and best weights in `state`, and the state in a file."""
+    import keras
+
+    class Keeper(keras.callbacks.Callback):
+        def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+            self.saved = time.monotonic()
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            state.history.append({key: float(value) for key, value in (logs or {}).items()})
+            accuracies = [metrics.get("val_accuracy", math.nan) for metrics in state.history]
+            if not keep_best or not state.best_weights or accuracies[epoch] > accuracies[state.best_epoch]:
+                state.best_epoch, state.best_weights = epoch, self.model.get_weights()
+            last = epoch + 1 == self.params["epochs"]  # What follows the training may be interrupted, too.
+            due = seconds is not None and (last or time.monotonic() - self.saved >= seconds)
+            if state_file is not None and due and math.isfinite(state.history[-1]["loss"]):
+                checkpoint.save(state_file, self.model, state)
+                self.saved = time.monotonic()
+
+    return Keeper()
 
 
 def _progress(images: int, epochs: int) -> Any:
@@ -220,9 +272,12 @@ def _progress(images: int, epochs: int) -> Any:
 
         def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
             self.training_began = self.last_line = time.perf_counter()
+            self.first_epoch = -1
 
         def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             self.epoch, self.epoch_began = epoch, time.perf_counter()
+            if self.first_epoch < 0:
+                self.first_epoch = epoch
             self.trained_until: float | None = None
 
         def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
@@ -253,11 +308,12 @@ def _progress(images: int, epochs: int) -> Any:
 
         def _rate_and_eta(self, share: float, now: float) -> str:
             elapsed = (self.trained_until or now) - self.epoch_began
-            left = (now - self.training_began) * (epochs / (self.epoch + share) - 1)
+            done = self.epoch + share - self.first_epoch
+            left = (now - self.training_began) * (epochs - self.epoch - share) / done
             return f"{share * images / elapsed:,.0f} images/s  {left:.0f} s left"
 
         def images_per_second(self) -> float:
             steady = self.seconds[1:] or self.seconds
-            return len(steady) * images / sum(steady)
+            return len(steady) * images / sum(steady) if steady else math.nan
 
     return Progress()

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation import accuracy, cross_entropy, predict
 from pipeline.heads import GlobalAveragePool
 from pipeline.model import build_model
-from pipeline.training import KeepWeights, Optimizer, Precision, Schedule, Strategy, Training, fit
+from pipeline.training import Fit, KeepWeights, Optimizer, Precision, Schedule, Strategy, Training, fit
 
 BACKBONE = SmallFcn(filters=[8, 8], strides=[1, 2])
 
@@ -125,3 +125,61 @@ def test_a_model_for_any_size_trains_at_several(digits: Data) -> None:
     logits, labels = predict(model, digits.validation(50))  # at 8 px
     assert result.validation_accuracy == pytest.approx(accuracy(logits, labels))
     assert losses[2] < losses[0]
+
+
+@pytest.mark.parametrize("keep_weights", list(KeepWeights), ids=lambda choice: choice.value)
+def test_an_interrupted_training_ends_like_an_undisturbed_one(
+    digits: Data, tmp_path: Path, keep_weights: KeepWeights
+) -> None:
+    """Bit for bit: weights, optimizer, random state of dropout, order of the images, drawn sizes, best epoch."""
+    training = Training(
+        epochs=4, batch_size=64, sizes=[6, 8], keep_weights=keep_weights, deterministic=True, checkpoint_seconds=0.0
+    )
+    training.prepare_devices()
+    head = GlobalAveragePool(dropout=0.3)
+
+    def run(state_file: Path | None, interrupt_after: int | None = None) -> tuple[list[np.ndarray], Fit, list[object]]:
+        logged: list[object] = []
+
+        def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+            logged.append((epoch, dict(metrics)))
+            if epoch == interrupt_after:
+                raise KeyboardInterrupt
+
+        model = build_model(BACKBONE, head, (8, 8, 1), 10, seed=0)
+        result = fit(model, digits, training, on_epoch, state_file)
+        return model.get_weights(), result, logged
+
+    undisturbed, expected, history = run(None)
+    state_file = tmp_path / "state.npz"
+    for interruption in (0, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run(state_file, interruption)
+    weights, result, logged = run(state_file)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
+    assert all(np.array_equal(one, other) for one, other in zip(weights, undisturbed, strict=True))
+    assert logged == history
+    assert (result.best_epoch, result.validation_accuracy) == (expected.best_epoch, expected.validation_accuracy)
+    # Once more: every epoch is done already.
+    weights, result, logged = run(state_file)
+    assert all(np.array_equal(one, other) for one, other in zip(weights, undisturbed, strict=True))
+    assert logged == history
+    assert math.isnan(result.images_per_second)
+
+
+def test_a_state_that_cannot_be_read_is_named_and_the_training_begins_anew(
+    digits: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state_file = tmp_path / "state.npz"
+    training = Training(epochs=1, batch_size=128, checkpoint_seconds=0.0)
+    fit(_model(), digits, training, lambda *_: None, state_file)
+    whole = state_file.read_bytes()
+    other = build_model(SmallFcn(filters=[4], strides=[1]), GlobalAveragePool(), (8, 8, 1), 10, seed=0)
+    for content, model in ((whole[: len(whole) // 2], _model()), (b"", _model()), (whole, other)):
+        state_file.write_bytes(content)
+        caplog.clear()
+        seen: list[int] = []
+        fit(model, digits, training, lambda epoch, _, seen=seen: seen.append(epoch), state_file)
+        assert seen == [0]
+        assert "cannot be read" in caplog.text
+        assert str(state_file) in caplog.text

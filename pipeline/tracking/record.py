@@ -7,7 +7,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.pairing import digest_of
 from pipeline.tracking import store, views
+from pipeline.tracking.resume import unfinished_run
 from pipeline.tracking.study import condition, size_tag
 
 if TYPE_CHECKING:
@@ -30,15 +32,21 @@ if TYPE_CHECKING:
     from pipeline.size_probe import MeasuredSize, PlannedSize
     from pipeline.training import Fit
 
+FAILURE_TAG = "failure"
+"""Of a run that did not finish: why."""
+MODEL_TAG = "model_digest"
+"""Of a run: digest of the weights of its recorded model."""
+
 
 @contextmanager
-def start_run(config: Config, composed: str, data: Data, sweep: str | None) -> Iterator[RunRecord]:
-    """Opens the MLflow run of one training and ends it as FINISHED, FAILED or KILLED.
+def start_run(config: Config, composed: str, data: Data, key: str, sweep: str | None) -> Iterator[RunRecord]:
+    """Opens the MLflow run of one training and ends it as FINISHED, FAILED or KILLED; an interrupted one goes on.
 
     Args:
         config: The typed configuration.
         composed: The same as YAML.
         data: The data of the run.
+        key: See `run_key`.
         sweep: What all runs of one call of a study have in common, to tell them from those of another call.
     """
     import mlflow
@@ -50,38 +58,76 @@ def start_run(config: Config, composed: str, data: Data, sweep: str | None) -> I
         "head": config.head.name,
         "dataset": facts.name,
         "backbone": config.backbone.name,
-        "run_key": run_key(config, data),
+        "run_key": key,
         "mlflow.runColor": config.head.color,
     }
     if config.study is not None:
         tags["study"] = config.study
     if sweep is not None:
         tags["sweep"] = sweep
-    run_name = f"{config.head.name} seed {config.seed}"
-    run = mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags=tags)
+    interrupted = unfinished_run(config, facts, key)
+    if interrupted is None:
+        run_name = f"{config.head.name} seed {config.seed}"
+        run = mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags=tags)
+    else:
+        run = mlflow.start_run(run_id=interrupted.info.run_id, tags=tags)
+        if FAILURE_TAG in interrupted.data.tags:
+            mlflow.MlflowClient().delete_tag(run.info.run_id, FAILURE_TAG)
     try:
-        mlflow.log_params(_params(config, data))
+        known = interrupted.data.params if interrupted else {}
+        mlflow.log_params({name: value for name, value in _params(config, data).items() if name not in known})
         mlflow.log_text(composed, "config.yaml")
-        mlflow.log_input(_mlflow_dataset(facts, data.train_split), context="training")
-        mlflow.log_input(_mlflow_dataset(facts, data.test_split), context="testing")
-        yield RunRecord(experiment_id, run.info.run_id, tags)
-    except (KeyboardInterrupt, SystemExit):
+        if interrupted is None or not interrupted.inputs.dataset_inputs:
+            mlflow.log_input(_mlflow_dataset(facts, data.train_split), context="training")
+            mlflow.log_input(_mlflow_dataset(facts, data.test_split), context="testing")
+        yield RunRecord(experiment_id, run.info.run_id, tags, interrupted)
+    except (KeyboardInterrupt, SystemExit) as end:
+        with suppress(mlflow.MlflowException):
+            mlflow.set_tag(FAILURE_TAG, "Ctrl-C" if isinstance(end, KeyboardInterrupt) else "SIGTERM")
         mlflow.end_run("KILLED")
         raise
     except BaseException as error:
         with suppress(mlflow.MlflowException):  # What went wrong first is what the user has to see.
-            mlflow.set_tag("failure", f"{type(error).__name__}: {error}"[:5000])
+            mlflow.set_tag(FAILURE_TAG, f"{type(error).__name__}: {error}"[:5000])
             mlflow.end_run("FAILED")
         raise
     mlflow.end_run("FINISHED")
 
 
-class RunRecord:
-    """What is recorded of one run. Names of metrics, tags and files are fixed: dashboards depend on them."""
+def _recorded_metrics(run: Any) -> set[tuple[str, int, str]]:
+    """Name, step and value of every point of a run's metrics; NaN is equal to itself."""
+    import mlflow
 
-    def __init__(self, experiment_id: str, run_id: str, tags: dict[str, str]) -> None:
+    client = mlflow.MlflowClient()
+    points = [point for key in run.data.metrics for point in client.get_metric_history(run.info.run_id, key)]
+    return {(point.key, point.step, repr(float(point.value))) for point in points}
+
+
+class RunRecord:
+    """What is recorded of one run. Names of metrics, tags and files are fixed: dashboards depend on them.
+
+    Args:
+        experiment_id: MLflow's.
+        run_id: MLflow's.
+        tags: Of the run.
+        interrupted: The run as it was left, if it goes on; what it recorded already is not recorded twice.
+    """
+
+    def __init__(self, experiment_id: str, run_id: str, tags: dict[str, str], interrupted: Any = None) -> None:
         self.experiment_id, self.run_id, self._tags = experiment_id, run_id, tags
+        self._recorded = _recorded_metrics(interrupted) if interrupted else set()
         self._model_uri = ""
+        if interrupted and MODEL_TAG in interrupted.data.tags:
+            self._model_uri = f"models:/{interrupted.outputs.model_outputs[-1].model_id}"
+            self._tags = {**tags, MODEL_TAG: interrupted.data.tags[MODEL_TAG]}
+
+    def _metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Records metrics at a step, but for those that are recorded with the same value."""
+        import mlflow
+
+        new = {key: value for key, value in values.items() if (key, step, repr(float(value))) not in self._recorded}
+        if new:
+            mlflow.log_metrics(new, step=step)
 
     def pairing(self, pairing: Pairing) -> None:
         """Records what the run starts from, for a comparison to see which runs differ in their head alone."""
@@ -91,7 +137,6 @@ class RunRecord:
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Records the metrics that Keras gives after epoch `epoch`, counted from 0, at step `epoch` + 1."""
-        import mlflow
 
         names = {
             "accuracy": "train/accuracy",
@@ -99,28 +144,27 @@ class RunRecord:
             "val_accuracy": "val/accuracy",
             "val_loss": "val/loss",
         }
-        mlflow.log_metrics({names[key]: value for key, value in metrics.items() if key in names}, step=epoch + 1)
+        self._metrics({names[key]: value for key, value in metrics.items() if key in names}, step=epoch + 1)
 
     def fit(self, fit: Fit) -> None:
         """Records how fast the training was and which epoch's weights were kept (counted from 1)."""
-        import mlflow
 
-        mlflow.log_metrics({"train/images_per_second": fit.images_per_second, "train/kept_epoch": fit.best_epoch + 1})
+        values: dict[str, float] = {"train/kept_epoch": fit.best_epoch + 1}
+        if not math.isnan(fit.images_per_second):
+            values["train/images_per_second"] = fit.images_per_second
+        self._metrics(values)
 
     def test(self, logits: np.ndarray, labels: np.ndarray, accuracy: float, loss: float) -> None:
         """Records the test metrics, and the logits (N, K) and labels (N,) as `predictions.parquet`."""
-        import mlflow
         import pandas as pd
 
-        mlflow.log_metrics({"test/accuracy": accuracy, "test/loss": loss})
+        self._metrics({"test/accuracy": accuracy, "test/loss": loss})
         columns = {f"logit_{column}": logits[:, column] for column in range(logits.shape[1])}
         _log_parquet(pd.DataFrame({"example_id": np.arange(len(labels)), "label": labels, **columns}), "predictions")
 
     def cost(self, cost: Cost) -> None:
         """Records parameter counts, operations and time."""
-        import mlflow
-
-        mlflow.log_metrics(
+        self._metrics(
             {
                 "params/total": cost.parameters_total,
                 "params/backbone": cost.parameters_backbone,
@@ -154,7 +198,11 @@ class RunRecord:
             for way, answers in result.ways.items():
                 values[views.way_metric(way, "resize")] = answers.resize_accuracy
                 values[views.way_metric(way, "canvas")] = answers.canvas_accuracy
-            metrics += [Metric(key, value, now, height) for key, value in values.items()]
+            metrics += [
+                Metric(key, value, now, height)
+                for key, value in values.items()
+                if (key, height, repr(float(value))) not in self._recorded
+            ]
             tags.append(RunTag(size_tag(height), result.verdict.value))
             rows.append(
                 {
@@ -196,6 +244,9 @@ class RunRecord:
 
     def model(self, model: keras.Model, class_names: tuple[str, ...]) -> None:
         """Records the model: uint8 pixels in, logits out, -1 in the signature for every size that is free."""
+        digest = digest_of(*model.get_weights())
+        if self._tags.get(MODEL_TAG) == digest:
+            return  # Before an interruption.
         import importlib.metadata
 
         import mlflow
@@ -215,6 +266,7 @@ class RunRecord:
             pip_requirements=requirements,
             metadata={"class_names": list(class_names)},
         ).model_uri
+        mlflow.set_tag(MODEL_TAG, digest)
 
     def register(self, name: str, accuracy: float) -> None:
         """Adds the recorded model to the registry as a new version of `name`, with what tells versions apart."""
@@ -229,7 +281,8 @@ def run_key(config: Config, data: Data) -> str:
     import importlib.metadata
 
     places = ("dataset.data_dir", "dataset.path")  # What lies there counts by its digest.
-    indifferent = ("tracking.", "statistics.", "output_dir", "arm", "study", "question", *places)
+    ours = ("rerun", "training.checkpoint_seconds")
+    indifferent = ("tracking.", "statistics.", "output_dir", "arm", "study", "question", *ours, *places)
     settings = {key: value for key, value in _leaves(config) if not key.startswith(indifferent)}
     weights = settings.get("backbone.weights")
     code = hashlib.sha256()

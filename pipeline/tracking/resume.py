@@ -1,0 +1,118 @@
+"""Which runs are done, and which were interrupted: by the digest of what determines a run's result."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.tracking import store
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.data import DatasetFacts
+
+log = logging.getLogger("pipeline")
+
+FOLDER = "unfinished"
+"""In `output_dir`: states of trainings that have not ended yet, and locks on them."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        run_id: MLflow's.
+        validation_accuracy: Of the weights that it kept; NaN without validation images.
+    """
+
+    run_id: str
+    validation_accuracy: float
+
+
+@contextmanager
+def claim(output_path: Path, key: str) -> Iterator[Path]:
+    """Keeps a run to one process at a time; others with the same `output_dir` wait.
+
+    Args:
+        output_path: The `output_dir`.
+        key: See `record.run_key`.
+
+    Yields:
+        Where the training's state is kept until the block ends without an error.
+    """
+    from filelock import FileLock, Timeout
+
+    state_file, lock_file = (output_path / FOLDER / f"{key}.{suffix}" for suffix in ("npz", "lock"))
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info("Another process is at this run; waiting for it to end.")
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"output_dir={output_path}: {lock_file} cannot be locked: {error}. Use a directory that can be written to."
+        ) from error
+    with lock:
+        yield state_file
+        state_file.unlink(missing_ok=True)
+        # Whoever waits for it will find that the run is finished.
+        lock_file.unlink(missing_ok=True)
+
+
+def finished_run(config: Config, facts: DatasetFacts, key: str, sweep: str | None) -> Trained | None:
+    """A run that has done the same before, if `rerun` does not ask for another; it now belongs to this sweep."""
+    if config.rerun:
+        return None
+    import mlflow
+
+    found = _runs(config, facts, key, "=")
+    if not found:
+        return None
+    run = found[0]
+    client = mlflow.MlflowClient()
+    if sweep is not None:
+        client.set_tag(run.info.run_id, "sweep", sweep)
+    accuracy = math.nan
+    kept = run.data.metrics.get("train/kept_epoch")
+    for metric in client.get_metric_history(run.info.run_id, "val/accuracy"):
+        if metric.step == kept:
+            accuracy = metric.value
+    return Trained(run.info.run_id, accuracy)
+
+
+def unfinished_run(config: Config, facts: DatasetFacts, key: str) -> Any:
+    """MLflow's run of the same that was interrupted or failed; None if there is none, or `rerun` asks for another.
+
+    Only for who holds the claim: with it, a run that MLflow takes for running is one whose process is gone.
+    """
+    found = [] if config.rerun else _runs(config, facts, key, "!=")
+    return found[0] if found else None
+
+
+def _runs(config: Config, facts: DatasetFacts, key: str, equals: str) -> list[Any]:
+    """Runs of this study with this key whose status is, or is not, finished, the newest first."""
+    import mlflow
+
+    name = config.tracking.experiment or facts.name
+    experiment_id = store.experiment_id(name, config.tracking, config.output_path)
+    found = mlflow.MlflowClient().search_runs(
+        [experiment_id],
+        f"tags.run_key = '{key}' and attributes.status {equals} 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+    )
+    # A run belongs to one study and one arm of it, whatever else has the same settings.
+    return [
+        run
+        for run in found
+        if run.data.tags.get("study") == config.study and run.data.params.get("arm") == str(config.arm)
+    ]
