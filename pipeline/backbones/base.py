@@ -1,0 +1,90 @@
+"""What every backbone does: build itself, and say what map it makes of an image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from omegaconf import MISSING
+
+from pipeline.errors import UserError, require_own_name
+from pipeline.heads import Size, size_text
+
+if TYPE_CHECKING:
+    import keras
+    from keras import KerasTensor
+
+
+class ImageTooSmallError(UserError):
+    """The image has no room for the backbone's strides.
+
+    Args:
+        rule: What an image must satisfy, and what was received.
+    """
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(f"{rule}. Use larger images (dataset.image_size) or a backbone with fewer strides.")
+        self.rule = rule
+
+
+@dataclass
+class Backbone(ABC):
+    """What all backbones share.
+
+    Attributes:
+        name: The backbone's name in configurations and in MLflow.
+    """
+
+    name: str = MISSING
+
+    def __post_init__(self) -> None:
+        require_own_name(self, "backbone")
+
+    @abstractmethod
+    def features(self, images: KerasTensor) -> KerasTensor:
+        """Maps raw pixels (N, ?, ?, C), 0 to 255, to the feature map (N, ?, ?, F)."""
+
+    @property
+    def minimum_side(self) -> int:
+        """Smallest height and width in pixels; a smaller image would be mostly padding."""
+        return 1
+
+    def build(self, channels: int) -> keras.Model:
+        """Builds the extractor.
+
+        Args:
+            channels: Channels C of the images.
+
+        Returns:
+            A model named `backbone` from uint8 (N, ?, ?, C) to (N, ?, ?, F).
+        """
+        import keras
+
+        inputs = keras.Input((None, None, channels), dtype="uint8", name="pixels")
+        return keras.Model(inputs, self.features(inputs), name="backbone")
+
+    def map_shape(self, built: keras.Model, size: Size) -> tuple[int, int, int]:
+        """Shape (h, w, F) of the feature map of an image.
+
+        Args:
+            built: What `build` returned.
+            size: Height and width of the image in pixels.
+
+        Raises:
+            ImageTooSmallError: There is no room for the strides.
+        """
+        if min(size) < self.minimum_side:
+            raise ImageTooSmallError(
+                f"backbone={self.name} needs images of at least {self.minimum_side}×{self.minimum_side} px, the "
+                f"product of its strides; received {size_text(size)} px"
+            )
+        try:
+            _, rows, columns, channels = built.compute_output_shape((None, *size, built.input_shape[-1]))
+        except ValueError as error:
+            if "zero or negative" not in str(error):
+                raise
+            rows = columns = 0
+        if min(rows, columns) < 1:
+            raise ImageTooSmallError(f"backbone={self.name} leaves no feature map of a {size_text(size)} px image")
+        return rows, columns, channels
