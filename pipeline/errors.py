@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,3 +54,11 @@ def suggestion(received: str, known: Iterable[str]) -> str:
     """`Did you mean …?` with the nearest of the known names, or an empty string."""
     near = difflib.get_close_matches(received, list(known), n=1)
     return f"Did you mean {near[0]}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The cause that an error of a library names, without the rest that it adds; its class if it names none."""
+    # Keras puts the cause in bold, below its own heading, and TensorFlow opens with the node in braces.
+    bold = re.search(r"\x1b\[1m(?:\{\{.*?\}\} )?(.+?)(?:\x1b|$)", str(error), re.MULTILINE)
+    lines = bold.groups() if bold else str(error).splitlines()
+    return next(iter(lines), type(error).__name__).rstrip(".:")

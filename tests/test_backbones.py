@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline.backbones import Backbone, ImageTooSmallError, KerasApplication, ResNet, SmallFcn
 from pipeline.errors import ConfigError
@@ -79,6 +82,62 @@ def test_a_keras_application_scales_pixels_as_its_weights_expect() -> None:
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     expected = theirs(keras.applications.mobilenet_v2.preprocess_input(image.astype(np.float32)))
     assert np.allclose(ours(image), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("application", "at_64_px", "at_65_px"),
+    [
+        # Padded by one cell on one side in each of five halvings, so that 65 is ⌊⌊…65/2⌋…/2⌋ = 2.
+        ("MobileNetV2", (2, 2, 1280), (2, 2, 1280)),
+        ("EfficientNetB0", (2, 2, 1280), (2, 2, 1280)),
+        # Padded on both sides: ⌈⌈…65/2⌉…/2⌉ = 3.
+        ("ResNet50", (2, 2, 2048), (3, 3, 2048)),
+    ],
+)
+def test_keras_applications_run_compiled_at_sizes_unknown_to_the_graph(
+    application: str, at_64_px: tuple[int, int, int], at_65_px: tuple[int, int, int]
+) -> None:
+    backbone = KerasApplication(application=application)
+    built = backbone.build(channels=3)
+    compiled = tf.function(lambda images: built(images, training=False)).get_concrete_function(
+        tf.TensorSpec((None, None, None, 3), tf.uint8)
+    )
+    for side, expected in ((64, at_64_px), (65, at_65_px)):
+        assert backbone.map_shape(built, (side, side)) == expected
+        maps = compiled(tf.zeros((2, side, side, 3), tf.uint8)).numpy()
+        assert maps.shape == (2, *expected)
+        assert np.isfinite(maps).all()
+
+
+def test_a_weights_file_gives_its_weights_to_a_keras_application(tmp_path: Path) -> None:
+    network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(None, None, 3))
+    network.save_weights(tmp_path / "mobile.weights.h5")
+    backbone = KerasApplication(weights=str(tmp_path / "mobile.weights.h5"), trainable=False)
+    built = backbone.build(channels=3)
+    assert backbone.file == tmp_path / "mobile.weights.h5"
+    assert all(np.array_equal(*pair) for pair in zip(built.get_weights(), network.get_weights(), strict=True))
+    assert built.trainable_weights == []
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+def test_weights_that_do_not_fit_a_keras_application_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.weights.h5"
+    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)]).save_weights(path)
+    for content in (path.read_bytes(), b"no weights"):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError) as caught:
+            KerasApplication(weights=str(path)).build(channels=3)
+        message = str(caught.value)
+        assert message.startswith(f"backbone.weights={path}: does not fit MobileNetV2: ")
+        assert message.endswith("Use a weights file of this network without its top.")
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("backbone", [SmallFcn(trainable=False), ResNet(trainable=False)], ids=str)
+def test_a_frozen_backbone_has_nothing_to_train(backbone: Backbone) -> None:
+    model = build_model(backbone, GlobalAveragePool(), (28, 28, 1), 10, seed=0)
+    assert model.trainable_weights == model.get_layer("head").trainable_weights
 
 
 def test_an_unknown_application_is_refused() -> None:

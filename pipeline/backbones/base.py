@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
@@ -34,9 +35,12 @@ class Backbone(ABC):
 
     Attributes:
         name: The backbone's name in configurations and in MLflow.
+        trainable: Train all of its weights too. False leaves all of them as they are, and batch norm uses its moving
+            averages, which stay as well; dropout goes on.
     """
 
     name: str = MISSING
+    trainable: bool = True
 
     def __post_init__(self) -> None:
         require_own_name(self, "backbone")
@@ -50,6 +54,11 @@ class Backbone(ABC):
         """Smallest height and width in pixels; a smaller image would be mostly padding."""
         return 1
 
+    @property
+    def file(self) -> Path | None:
+        """File that the weights come from; None where they are drawn by the seed."""
+        return None
+
     def build(self, channels: int) -> keras.Model:
         """Builds the extractor.
 
@@ -62,7 +71,11 @@ class Backbone(ABC):
         import keras
 
         inputs = keras.Input((None, None, channels), dtype="uint8", name="pixels")
-        return keras.Model(inputs, self.features(inputs), name="backbone")
+        extractor = keras.Model(inputs, self.features(inputs), name="backbone")
+        # Keras hands on a change and nothing but a change, and some layers of a user's model may come frozen.
+        extractor.trainable = False
+        extractor.trainable = self.trainable
+        return extractor
 
     def map_shape(self, built: keras.Model, size: Size) -> tuple[int, int, int]:
         """Shape (h, w, F) of the feature map of an image.

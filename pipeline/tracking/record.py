@@ -284,14 +284,14 @@ def run_key(config: Config, data: Data) -> str:
     ours = ("rerun", "training.checkpoint_seconds")
     indifferent = ("tracking.", "statistics.", "output_dir", "arm", "study", "question", *ours, *places)
     settings = {key: value for key, value in _leaves(config) if not key.startswith(indifferent)}
-    weights = settings.get("backbone.weights")
+    weights = config.backbone.file
     code = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         code.update(path.read_bytes())
     identity = {
         "settings": settings,
         "code": code.hexdigest(),
-        "weights": hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else None,
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None,
         "data": [data.facts.version, data.train_split.digest, data.test_split.digest],
         "libraries": {name: importlib.metadata.version(name) for name in ("tensorflow", "keras")},
     }
