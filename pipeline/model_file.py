@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError, require
+from pipeline.errors import ConfigError, first_line, require
 
 if TYPE_CHECKING:
     import keras
+
+
+def check(path: Path, key: str) -> None:
+    """Raises `ConfigError` unless `path`, which the setting `key` names, looks like a file of Keras's format."""
+    require(path.is_file(), key, path, "there is no such file", f"Give the path of a .keras file: {key}=PATH.")
+    require(
+        path.suffix == ".keras" and zipfile.is_zipfile(path),
+        key,
+        path,
+        "is not in Keras's .keras format, or is cut short",
+        "Save the model with model.save('NAME.keras').",
+    )
 
 
 def load(path: Path, key: str) -> keras.Model:
@@ -27,16 +40,12 @@ def load(path: Path, key: str) -> keras.Model:
     """
     import keras
 
-    require(path.is_file(), key, path, "there is no such file", f"Give the path of a .keras file: {key}=PATH.")
-    require(
-        path.suffix == ".keras" and zipfile.is_zipfile(path),
-        key,
-        path,
-        "is not in Keras's .keras format, or is cut short",
-        "Save the model with model.save('NAME.keras').",
-    )
+    check(path, key)
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        with warnings.catch_warnings():
+            # Keras only warns of layers that the file has no weights for.
+            warnings.filterwarnings("error", "Skipping nested container")
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # A file of unknown origin can fail in any way.
         reason = str(error)
         if "Lambda" in reason or "unsafe" in reason:
@@ -45,8 +54,7 @@ def load(path: Path, key: str) -> keras.Model:
             what = reason.partition("Could not locate ")[2].partition(". ")[0]
             rule, remedy = f"needs the custom {what}, which Keras does not have", "Replace it by layers of Keras."
         else:
-            first = (reason.strip().splitlines() or ["no message"])[0]
-            rule = f"is not a model that Keras {keras.__version__} can load: {type(error).__name__}: {first}"
+            rule = f"is not a model that Keras {keras.__version__} can load: {first_line(error)}"
             remedy = "Save it again with model.save('NAME.keras')."
         raise ConfigError(key, path, rule, remedy) from error
 

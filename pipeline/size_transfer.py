@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.adaptive_pooling import adaptive_average_pool
 from pipeline.errors import UserError
 from pipeline.heads import Size, size_text
-from pipeline.surgery import calls, for_any_size, is_graph
+from pipeline.surgery import calls, for_any_size, is_graph, operation_text
 
 if TYPE_CHECKING:
     import keras
@@ -140,7 +140,7 @@ def _collapse(before: list[Call]) -> tuple[Collapse, KerasTensor]:
 
 
 def _unrecognized(call: Call | None, what: str) -> NotRecognizedError:
-    name = f"{call.operation.name} ({type(call.operation).__name__})" if call else "the input"
+    name = operation_text(call.operation) if call else "the input"
     return NotRecognizedError(
         f"The model's end could not be recognised: {name} {what}. It has to end in Flatten, AveragePooling2D over the "
         "whole map and Flatten, or GlobalAveragePooling2D, and after it Dense layers with activations, dropout and "
