@@ -31,7 +31,7 @@ def build_model(
         two layers with weights are models named `backbone` and `head`.
 
     Raises:
-        ImageTooSmallError: The images leave no feature map.
+        ImageSizeError: The backbone cannot take the images.
         ConfigError: The head cannot take that feature map.
     """
     import keras

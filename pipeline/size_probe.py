@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.backbones import Backbone, ImageTooSmallError
+from pipeline.backbones import Backbone, ImageSizeError
 from pipeline.data import Data, DatasetFacts, resize
 from pipeline.errors import ConfigError, require, require_at_least
 from pipeline.evaluation import inference
@@ -167,7 +167,7 @@ def plan_sizes(backbone: Backbone, head: Head, probe: SizeProbe, facts: DatasetF
     """What the head will do at each probed size, without training anything.
 
     Raises:
-        ImageTooSmallError: The training images leave no feature map.
+        ImageSizeError: The backbone cannot take the training images.
         ConfigError: The head cannot be made for the feature map of the training images.
         ContractError: The head declares another seen fraction than its gradient has.
     """
@@ -211,7 +211,7 @@ def _plan_size(
 ) -> PlannedSize:
     try:
         map_shape = backbone.map_shape(extractor, size)
-    except ImageTooSmallError as error:
+    except ImageSizeError as error:
         return PlannedSize(size, None, None, Verdict.REFUSES, 0.0, None, str(error))
     contract = head.contract(native, map_shape[:2])
     if contract.verdict is not Verdict.REFUSES:
@@ -328,7 +328,7 @@ def _measure_size(
         heads = networks.heads_for(map_shape)
         rebuilt = rebuild(head, networks.head, map_shape, native_map)
         heads[AS_IS] = inference(rebuilt)
-    except (ImageTooSmallError, ValueError) as error:
+    except (ImageSizeError, ValueError) as error:
         reason = str(error)
 
     verdict, seen_fraction = Verdict.REFUSES, 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,20 @@ OPTIONS = sorted(path for path in CONFIG_DIR.glob("*/*.yaml"))
 STUDIES = sorted((ROOT / "experiments" / "study").glob("*.yaml"))
 ARMS = sorted((ROOT / "experiments" / "arm").glob("*.yaml"))
 NEEDS = {
+    "backbone/from_model": ["backbone.path=my.keras"],
     "dataset/tfds": ["dataset.name=mnist"],
     "dataset/image_folder": ["dataset.path=."],
     "tracking/server": ["tracking.uri=http://127.0.0.1:5000"],
 }
+
+
+@pytest.fixture(autouse=True)
+def in_a_directory_with_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Composing a configuration looks at the file's format alone."""
+    zipfile.ZipFile(tmp_path / "my.keras", "w").close()
+    (tmp_path / "cut_short.keras").write_bytes((tmp_path / "my.keras").read_bytes()[:-1])
+    (tmp_path / "my.h5").touch()
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -70,14 +81,17 @@ def test_arms_of_matched_capacity_have_matched_capacity() -> None:
 @pytest.mark.parametrize("option", [*HEADS, *BACKBONES], ids=lambda option: option.name)
 def test_every_class_has_its_option(option: type) -> None:
     group = "head" if option in HEADS else "backbone"
-    assert type(getattr(typed(f"{group}={option.name}"), group)) is option
+    config = typed(f"{group}={option.name}", *NEEDS.get(f"{group}/{option.name}", []))
+    assert type(getattr(config, group)) is option
 
 
 def test_yaml_defaults_are_the_classes_defaults() -> None:
     """So that a reader of either one knows both."""
     for group, options in (("head", HEADS), ("backbone", BACKBONES)):
         for option in options:
-            assert getattr(typed(f"{group}={option.name}"), group) == option()
+            needs = NEEDS.get(f"{group}/{option.name}", [])
+            required = dict(need.removeprefix(f"{group}.").split("=") for need in needs)
+            assert getattr(typed(f"{group}={option.name}", *needs), group) == option(**required)
     assert typed("training=default").training == Config.__dataclass_fields__["training"].default_factory()
     assert typed().size_probe == Config.__dataclass_fields__["size_probe"].default_factory()
     assert typed().tracking == Config.__dataclass_fields__["tracking"].default_factory()
@@ -138,6 +152,17 @@ WRONG = [
     (["backbone.filters=[]"], "backbone.filters=[]: needs at least one layer"),
     (["backbone=keras_application", "backbone.weights=nowhere.h5"], "backbone.weights=nowhere.h5: must be null or the "
      "path of a weights file"),
+    (["backbone=from_model"], "backbone.path=???: has no value. Give one, as in backbone.path=VALUE."),
+    (["backbone=from_model", "backbone.path=no.keras"], "backbone.path=no.keras: there is no such file. Give the path "
+     "of a .keras file: backbone.path=PATH."),
+    (["backbone=from_model", "backbone.path=my.h5"], "backbone.path=my.h5: is not in Keras's .keras format, or is cut "
+     "short. Save the model with model.save('NAME.keras')."),
+    (["backbone=from_model", "backbone.path=cut_short.keras"], "backbone.path=cut_short.keras: is not in Keras's "
+     ".keras format, or is cut short."),
+    (["backbone=from_model", "backbone.path=my.keras", "backbone.scale=0"], "backbone.scale=0.0: must be a finite "
+     "number other than 0. Use for example backbone.scale=1."),
+    (["backbone=from_model", "backbone.path=my.keras", "backbone.offset=inf"], "backbone.offset=inf: must be a finite "
+     "number. Use for example backbone.offset=0."),
     (["tracking.uri=http://me:secret@host"], "tracking.uri=http://***@host: must not hold a user or a password"),
     (["tracking=server"], "tracking.uri has no value: Environment variable 'MLFLOW_TRACKING_URI' not found. Set it, or "
      "give tracking.uri=VALUE."),

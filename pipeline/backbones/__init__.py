@@ -7,15 +7,25 @@ for a fixed size.) Each brings its own pixel scaling, so that a served model tak
 - `base`: what they share
 - `small`: networks for small images, trained from scratch
 - `pretrained`: networks that are there already
+- `cutting`: cuts the extractor out of a saved model
 
 Keras is imported where a model is built, so that composing a configuration stays fast.
 """
 
-from pipeline.backbones.base import Backbone, ImageTooSmallError
-from pipeline.backbones.pretrained import KerasApplication
+from pipeline.backbones.base import Backbone, ImageSizeError, ImageTooSmallError
+from pipeline.backbones.pretrained import FromModel, KerasApplication
 from pipeline.backbones.small import ResNet, SmallFcn
 
-__all__ = ["BACKBONES", "Backbone", "ImageTooSmallError", "KerasApplication", "ResNet", "SmallFcn"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "FromModel",
+    "ImageSizeError",
+    "ImageTooSmallError",
+    "KerasApplication",
+    "ResNet",
+    "SmallFcn",
+]
 
-BACKBONES: tuple[type[Backbone], ...] = (SmallFcn, ResNet, KerasApplication)
+BACKBONES: tuple[type[Backbone], ...] = (SmallFcn, ResNet, KerasApplication, FromModel)
 """The backbones that `backbone=NAME` offers."""

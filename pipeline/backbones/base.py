@@ -17,16 +17,24 @@ if TYPE_CHECKING:
     from keras import KerasTensor
 
 
-class ImageTooSmallError(UserError):
-    """The image has no room for the backbone's strides.
+class ImageSizeError(UserError):
+    """The backbone cannot take images of this size.
 
     Args:
         rule: What an image must satisfy, and what was received.
+        remedy: What to do instead.
     """
 
-    def __init__(self, rule: str) -> None:
-        super().__init__(f"{rule}. Use larger images (dataset.image_size) or a backbone with fewer strides.")
+    def __init__(self, rule: str, remedy: str) -> None:
+        super().__init__(f"{rule}. {remedy}")
         self.rule = rule
+
+
+class ImageTooSmallError(ImageSizeError):
+    """The image has no room for the backbone's strides."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(rule, "Use larger images (dataset.image_size) or a backbone with fewer strides.")
 
 
 @dataclass
@@ -85,7 +93,8 @@ class Backbone(ABC):
             size: Height and width of the image in pixels.
 
         Raises:
-            ImageTooSmallError: There is no room for the strides.
+            ImageSizeError: The backbone cannot take the image, most often as an `ImageTooSmallError`: there is no room
+                for the strides.
         """
         if min(size) < self.minimum_side:
             raise ImageTooSmallError(

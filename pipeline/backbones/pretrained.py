@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.backbones.base import Backbone
+import numpy as np
+from omegaconf import MISSING
+
+from pipeline import model_file
+from pipeline.backbones.base import Backbone, ImageSizeError
 from pipeline.errors import ConfigError, first_line, require
+from pipeline.heads import Size, size_text
 
 if TYPE_CHECKING:
+    import keras
     from keras import KerasTensor
 
 
@@ -75,3 +82,79 @@ class KerasApplication(Backbone):
                 "Use a weights file of this network without its top.",
             ) from error
         return extractor(x)
+
+
+@dataclass
+class FromModel(Backbone):
+    """A Keras model of the user's own, cut at its last feature map; `cutting` says where that is.
+
+    Its weights are those of the file. Grayscale images are repeated to three channels where the model takes three.
+
+    Attributes:
+        path: The model, a `.keras` file.
+        layer: Name of the layer to cut after; null for the last feature map.
+        scale: The model gets pixels · scale + offset; 1/255 = 0.003922 if it was trained on numbers from 0 to 1.
+        offset: See `scale`.
+    """
+
+    name: str = "from_model"
+    path: str = MISSING
+    layer: str | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        model_file.check(self.file, "backbone.path")
+        require(
+            self.scale != 0 and math.isfinite(self.scale),
+            "backbone.scale",
+            self.scale,
+            "must be a finite number other than 0",
+            "Use for example backbone.scale=1.",
+        )
+        require(
+            math.isfinite(self.offset),
+            "backbone.offset",
+            self.offset,
+            "must be a finite number",
+            "Use for example backbone.offset=0.",
+        )
+
+    @property
+    def file(self) -> Path:
+        return Path(self.path).expanduser()
+
+    def features(self, images: KerasTensor) -> KerasTensor:
+        import keras
+
+        from pipeline.backbones.cutting import extractor_of
+
+        extractor = extractor_of(self.file, self.layer)
+        # In float32 under any precision: the weights were trained on exact pixels.
+        x = keras.layers.Rescaling(self.scale, self.offset, dtype="float32")(images)
+        channels, wanted = images.shape[-1], extractor.input_shape[-1]
+        if (channels, wanted) == (1, 3):
+            x = keras.layers.Concatenate(dtype="float32")([x, x, x])
+        elif channels != wanted:
+            raise ConfigError(
+                "backbone.path",
+                self.path,
+                f"takes images (N, H, W, {wanted}), and the dataset's are (N, H, W, {channels})",
+                "Use another dataset or another model.",
+            )
+        return extractor(x)
+
+    def map_shape(self, built: keras.Model, size: Size) -> tuple[int, int, int]:
+        try:
+            shape = super().map_shape(built, size)
+            # Run, not only reckoned: a model of any make may fail at some sizes, as a U-Net does at odd ones.
+            built(np.zeros((1, *size, built.input_shape[-1]), np.uint8), training=False)
+        except ImageSizeError:
+            raise
+        except Exception as error:  # Each layer has its own way of failing.
+            raise ImageSizeError(
+                f"backbone={self.name} cannot take images of {size_text(size)} px: {first_line(error)}",
+                "Use images of another size (dataset.image_size), or cut the model earlier (backbone.layer).",
+            ) from error
+        return shape
