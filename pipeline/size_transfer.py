@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.adaptive_pooling import adaptive_average_pool
 from pipeline.errors import UserError
 from pipeline.heads import Size, size_text
-from pipeline.surgery import calls, for_any_size, is_graph, operation_text
+from pipeline.surgery import LayerRefusesError, calls, for_any_size, is_graph, operation_text
 
 if TYPE_CHECKING:
     import keras
@@ -84,7 +84,13 @@ def take_apart(model: keras.Model, image_size: Size) -> Parts:
     used = calls(model, images)
     dense, before = _dense_layers(used)
     collapse, feature_map = _collapse(before)
-    extractor = for_any_size(keras.Model(images, feature_map))
+    try:
+        extractor = for_any_size(keras.Model(images, feature_map))
+    except LayerRefusesError as error:
+        raise NotRecognizedError(
+            f"What comes before the {collapse.value} is not fully convolutional: {operation_text(error.operation)} is "
+            "for one image size alone."
+        ) from error
     if len(extractor.output_shape) != 4 or extractor.output_shape[1:3] != (None, None):
         raise NotRecognizedError(
             f"What comes before the {collapse.value} is not fully convolutional: images of any size give a map of "

@@ -192,6 +192,13 @@ def _fixed_by_a_reshape() -> keras.Model:
     return keras.Model(images, keras.layers.Dense(2)(x))
 
 
+def _fixed_by_a_dense_layer() -> keras.Model:
+    images = keras.Input((8, 8, 1))
+    x = keras.layers.Dense(64)(keras.layers.Flatten()(images))
+    x = keras.layers.Conv2D(2, 3)(keras.layers.Reshape((8, 8, 1))(x))
+    return keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+
+
 def _without_dense() -> keras.Model:
     images = keras.Input((8, 8, 1))
     return keras.Model(images, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 3)(images)))
@@ -207,6 +214,10 @@ class _Subclassed(keras.Model):
     [
         (_two_ends, r"add\w* \(Add\) is not a Dense layer that gives the outputs"),
         (_fixed_by_a_reshape, r"before the Flatten is not fully convolutional: .* shape \(None, 8, 8, 1\)"),
+        (
+            _fixed_by_a_dense_layer,
+            r"before the Flatten is not fully convolutional: dense\w* \(Dense\) is for one image",
+        ),
         (_without_dense, r"global_average_pooling2d\w* \(GlobalAveragePooling2D\) is not a Dense layer"),
         (_Subclassed, "computes by code of its own"),
         (
@@ -214,7 +225,7 @@ class _Subclassed(keras.Model):
             r"\(GlobalMaxPooling2D\) is neither Flatten nor",
         ),
     ],
-    ids=["two ends", "reshape", "no dense", "subclassed", "maximum"],
+    ids=["two ends", "reshape", "dense inside", "no dense", "subclassed", "maximum"],
 )
 def test_what_cannot_be_recognised_is_named(model: type[keras.Model], reason: str) -> None:
     with pytest.raises(NotRecognizedError, match=reason):
