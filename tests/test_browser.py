@@ -310,3 +310,24 @@ def test_a_run_page_has_its_conclusion_first(
     while not any(drawn["x"] == curve["x"] and drawn["y"] == curve["y"] for drawn in page.evaluate(PLOTTED)):
         assert time.monotonic() < deadline
         page.wait_for_timeout(200)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def test_the_report_is_one_readable_file(page: Page, study: Path, width: int, height: int) -> None:
+    """Opened from the disk, with no server: nothing else is asked for, and no line runs off the page."""
+    (report,) = (study / "outputs" / "studies").glob("*/report.html")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.set_viewport_size({"width": width, "height": height})
+    page.goto(report.as_uri())
+    answer = page.locator(".answer")
+    expect(answer).to_contain_text("At 8 px,")
+    expect(answer).to_be_in_viewport()
+    pictures = page.locator("img")
+    expect(pictures).to_have_count(4)  # Differences, sizes, cost, and ways to other sizes.
+    for picture in pictures.all():
+        assert picture.evaluate("picture => picture.naturalWidth") > 300
+        assert picture.bounding_box()["width"] <= width  # type: ignore[index]
+    # Wide tables scroll in their own boxes.
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

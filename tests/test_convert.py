@@ -14,6 +14,7 @@ from pipeline import cli
 from pipeline.config import Conversion, to_typed
 from pipeline.convert import convert
 from pipeline.errors import UserError
+from pipeline.size_transfer import WAY_RULES
 from tests.conftest import composed, run_program
 
 
@@ -169,6 +170,38 @@ def test_a_recorded_model_is_converted_as_a_user_does(tiny_study: Path, tmp_path
     assert wrong.returncode == 2
     assert "model=models:/none/1: MLflow does not have it" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+ENDS = {
+    "Flatten": [layers.Flatten()],
+    "AveragePooling2D over the whole map": [layers.AveragePooling2D(6), layers.Flatten()],
+    "GlobalAveragePooling2D": [layers.GlobalAveragePooling2D()],
+    "a maximum": [layers.GlobalMaxPooling2D()],
+}
+ALLOWED = {
+    "resize_input": set(ENDS),
+    "global_pool": {"AveragePooling2D over the whole map"},
+    "resize_map": {"Flatten"},
+    "interpolate_map": {"Flatten"},
+    "dense_to_conv": set(ENDS) - {"a maximum"},
+    "dense_to_conv_mean_max": set(ENDS) - {"a maximum"},
+}
+
+
+@pytest.mark.parametrize("way", WAY_RULES)
+@pytest.mark.parametrize("end", ENDS)
+def test_every_way_is_for_some_ends_and_refuses_the_others(end: str, way: str, tmp_path: Path) -> None:
+    model = _save(tmp_path, "own.keras", layers.Input((8, 8, 1)), layers.Conv2D(4, 3), *ENDS[end], layers.Dense(3))
+    arguments = (f"model={model}", f"way={way}", f"output={tmp_path / 'any.keras'}")
+    if end in ALLOWED[way]:
+        output = _convert(*arguments)
+        assert output is not None
+        assert keras.saving.load_model(output)(np.zeros((2, 11, 9, 1), np.float32)).shape == (2, 3)
+        return
+    with pytest.raises(UserError) as caught:
+        _convert(*arguments)
+    rule = "is only for models that are recognised" if end == "a maximum" else f"is not for a model that ends in {end}"
+    assert str(caught.value).startswith(f"way={way}: {rule}. Use resize_input")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from pipeline.data import Dataset
 from pipeline.evaluation import accuracy, predict
 from pipeline.heads import AveragePool, GlobalAveragePool
 from pipeline.model import build_model
+from pipeline.size_transfer import resize_input, take_apart, ways_for
 from tests.conftest import run_program
 
 pytestmark = [pytest.mark.real_data, pytest.mark.timeout(1800)]
@@ -88,3 +89,20 @@ def test_equal_weights_give_equal_logits_on_the_whole_test_split(client: MlflowC
     )
     assert difference.shape == (10_000, 10)
     assert difference.max() < 1e-5
+
+
+def test_converted_models_answer_like_their_originals_on_the_whole_test_split(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    data = Dataset(name="fashion_mnist").load(0, tmp_path)
+    for run in client.search_runs(["1"], "tags.study = 'heads'"):
+        trained = mlflow.keras.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
+        expected, _ = predict(trained, data.test(256))
+        largest = np.abs(expected).max()
+        parts = take_apart(trained, (28, 28))
+        converted = {way.name: way.convert(parts) for way in ways_for(parts.collapse)}
+        for name, model in {**converted, "resize_input": resize_input(trained, (28, 28))}.items():
+            difference = np.abs(predict(model, data.test(256))[0] - expected)
+            print(f"{run.data.tags['head']}, {name}: max |Δ logit| {difference.max():.1e}, logits up to {largest:.1f}")
+            assert difference.shape == (10_000, 10)
+            assert difference.max() < 1e-5 * largest

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.backbones import Backbone, ResNet, SmallFcn
+from pipeline.backbones import Backbone, KerasApplication, ResNet, SmallFcn
 from pipeline.data import Data, Dataset, resize
 from pipeline.evaluation import accuracy, predict
 from pipeline.heads import HEADS, AveragePool, FlattenDense, GlobalAveragePool, Head
@@ -55,24 +55,28 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return Dataset(name="digits", version="1.0.0", image_size=[16, 16]).load(0, tmp_path_factory.mktemp("cache"))
 
 
-@pytest.mark.parametrize("backbone", [SmallFcn(), ResNet()], ids=lambda backbone: backbone.name)
+@pytest.mark.parametrize(
+    "backbone",
+    [SmallFcn(), ResNet(), pytest.param(KerasApplication(), marks=pytest.mark.slow)],
+    ids=lambda backbone: backbone.name,
+)
 @pytest.mark.parametrize(("head", "collapse", "names"), TAILS, ids=str)
 def test_each_pair_has_its_ways_and_no_other(
     backbone: Backbone, head: Head, collapse: Collapse | None, names: list[str]
 ) -> None:
-    model = build_model(backbone, head, (16, 16, 1), 10, seed=0)
-    images, larger = (
-        np.random.default_rng(0).integers(0, 256, (6, *size, 1), np.uint8) for size in ((16, 16), (23, 31))
-    )
+    side = 96 if isinstance(backbone, KerasApplication) else 16  # Its strides are 32 in all: a map of 3×3 cells.
+    model = build_model(backbone, head, (side, side, 1), 10, seed=0)
+    sizes = ((side, side), (side * 3 // 2, side * 2 - 1))
+    images, larger = (np.random.default_rng(0).integers(0, 256, (6, *size, 1), np.uint8) for size in sizes)
     expected = model(images, training=False).numpy()
-    resizing = resize_input(model, (16, 16))
+    resizing = resize_input(model, (side, side))
     assert np.array_equal(resizing(images), expected)
     assert resizing(larger).shape == (6, 10)
     if collapse is None:
         with pytest.raises(NotRecognizedError, match="could not be recognised"):
-            take_apart(model, (16, 16))
+            take_apart(model, (side, side))
         return
-    parts = take_apart(model, (16, 16))
+    parts = take_apart(model, (side, side))
     assert parts.collapse is collapse
     assert [way.name for way in ways_for(collapse)] == names
     for way in ways_for(collapse):
