@@ -41,4 +41,5 @@ def summary(failures: list[Failure]) -> str:
     for message in dict.fromkeys(failure.message for failure in failures):
         lines.append(f"- {message}")
         lines += [f"  Again: {failure.command}" for failure in failures if failure.message == message]
+    lines.append("The command of the sweep tries all of these again, and none that has finished.")
     return "\n".join(lines)

@@ -32,7 +32,7 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
     from pipeline.natural_sizes import check_smallest
     from pipeline.pairing import pairing_of
     from pipeline.size_probe import check_plan, check_training_sizes, measure_sizes, plan_sizes
-    from pipeline.training import fit
+    from pipeline.training import LossNotFiniteError, fit
 
     dataset, backbone, head, probe = config.dataset, config.backbone, config.head, config.size_probe
     strategy = config.training.prepare_devices()
@@ -53,7 +53,12 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
             with strategy.scope():
                 model = build_model(backbone, head, facts.image_shape, facts.classes, config.seed)
                 record.pairing(pairing_of(data, model, config.training.batch_size))
-                result = fit(model, data, config.training, record.epoch, state_file)
+                try:
+                    result = fit(model, data, config.training, record.epoch, state_file)
+                except LossNotFiniteError as error:
+                    if error.epoch > 1:
+                        record.last_good_weights(model)
+                    raise
             record.fit(result)
             if config.tracking.log_model:
                 record.model(model, facts.class_names)

@@ -168,6 +168,22 @@ class Fit:
     images_per_second: float
 
 
+class LossNotFiniteError(UserError):
+    """The loss is no longer a finite number. The model has the best weights of the epochs before, if there are any.
+
+    Args:
+        epoch: In which it happened, from 1.
+        step: Of this epoch, from 1.
+    """
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(
+            f"The loss is no longer a finite number, in epoch {epoch}, step {step}. Use a smaller "
+            "training.learning_rate or training.precision=float32."
+        )
+        self.epoch = epoch
+
+
 def fit(
     model: keras.Model,
     data: Data,
@@ -187,7 +203,7 @@ def fit(
         state_file: Where the training's state is kept in between, and gone on from if it is there; None keeps none.
 
     Raises:
-        UserError: The loss is no longer a finite number.
+        LossNotFiniteError: The loss is no longer a finite number.
     """
     import keras
 
@@ -210,7 +226,6 @@ def fit(
     progress = _progress(len(data.train_indices), training.epochs)
     callbacks = [
         progress,
-        keras.callbacks.TerminateOnNaN(),
         _keeper(state, keep_best, state_file, training.checkpoint_seconds),
         keras.callbacks.LambdaCallback(on_epoch_end=on_epoch),
     ]
@@ -225,11 +240,6 @@ def fit(
             callbacks=callbacks,
             shuffle=False,  # `data` shuffles.
             verbose=0,
-        )
-    if not all(math.isfinite(metrics["loss"]) for metrics in state.history):
-        raise UserError(
-            f"training.learning_rate={training.learning_rate}: the loss is no longer a finite number in epoch "
-            f"{len(state.history)}. Use a smaller training.learning_rate or training.precision=float32."
         )
     model.set_weights(state.best_weights)
     return Fit(
@@ -247,6 +257,15 @@ def _keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, s
         def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
             self.saved = time.monotonic()
 
+        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            if logs is not None and not math.isfinite(logs["loss"]):
+                if state.best_weights:
+                    self.model.set_weights(state.best_weights)
+                raise LossNotFiniteError(self.epoch + 1, batch + 1)
+
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             state.history.append({key: float(value) for key, value in (logs or {}).items()})
             accuracies = [metrics.get("val_accuracy", math.nan) for metrics in state.history]
@@ -254,7 +273,7 @@ def _keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, s
                 state.best_epoch, state.best_weights = epoch, self.model.get_weights()
             last = epoch + 1 == self.params["epochs"]  # What follows the training may be interrupted, too.
             due = seconds is not None and (last or time.monotonic() - self.saved >= seconds)
-            if state_file is not None and due and math.isfinite(state.history[-1]["loss"]):
+            if state_file is not None and due:
                 checkpoint.save(state_file, self.model, state)
                 self.saved = time.monotonic()
 

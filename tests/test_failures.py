@@ -22,6 +22,7 @@ def test_failures_are_told_in_the_order_of_the_runs_and_alike_ones_together(tmp_
         "  Again: run 10",
         "- too small",
         "  Again: run 2",
+        "The command of the sweep tries all of these again, and none that has finished.",
     ]
     assert summary(found[:1]).startswith("1 run of this sweep failed:")
 
@@ -38,7 +39,7 @@ def test_the_other_runs_of_a_study_go_on_and_are_compared(tmp_path: Path) -> Non
         "  Again: python -m pipeline.train seed=0 head=flatten_dense study=heads training.epochs=1"
     )
     assert end[3].startswith("- training.sizes=[8, 12]: head=average_pool")
-    assert len(end) == 5
+    assert len(end) == 6
     (row,) = [line for line in result.stdout.splitlines() if line.startswith("│ global_average_pool")]
     assert "66,218" in row
     runs = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}").search_runs(["1"], "tags.study = 'heads'")

@@ -12,11 +12,20 @@ import pytest
 
 from pipeline.backbones import SmallFcn
 from pipeline.data import Data, Dataset
-from pipeline.errors import UserError
 from pipeline.evaluation import accuracy, cross_entropy, predict
 from pipeline.heads import GlobalAveragePool
 from pipeline.model import build_model
-from pipeline.training import Fit, KeepWeights, Optimizer, Precision, Schedule, Strategy, Training, fit
+from pipeline.training import (
+    Fit,
+    KeepWeights,
+    LossNotFiniteError,
+    Optimizer,
+    Precision,
+    Schedule,
+    Strategy,
+    Training,
+    fit,
+)
 
 BACKBONE = SmallFcn(filters=[8, 8], strides=[1, 2])
 
@@ -84,12 +93,22 @@ def test_progress_tells_rate_and_time_left(digits: Data, caplog: pytest.LogCaptu
     assert result.images_per_second > 0
 
 
-def test_an_exploding_loss_is_the_users_to_mend(digits: Data) -> None:
+def test_an_exploding_loss_is_told_with_epoch_and_step_and_leaves_the_last_good_weights(digits: Data) -> None:
     training = Training(
         epochs=3, batch_size=128, learning_rate=1e30, optimizer=Optimizer.sgd, schedule=Schedule.constant
     )
-    with pytest.raises(UserError, match="no longer a finite number in epoch 1. Use a smaller training.learning_rate"):
+    with pytest.raises(LossNotFiniteError, match=r"no longer a finite number, in epoch 1, step \d+. Use a smaller"):
         fit(_model(), digits, training, lambda *_: None)
+
+    model, kept = _model(), []
+
+    def explode_after_the_first(epoch: int, _: dict[str, float]) -> None:
+        kept.extend(model.get_weights())
+        model.set_weights([weights * np.nan for weights in kept])
+
+    with pytest.raises(LossNotFiniteError, match=r"in epoch 2, step 1\."):
+        fit(model, digits, Training(epochs=3, batch_size=128), explode_after_the_first)
+    assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), kept, strict=True))
 
 
 def test_mixed_precision_keeps_logits_in_float32(digits: Data) -> None:

@@ -146,6 +146,15 @@ class RunRecord:
         }
         self._metrics({names[key]: value for key, value in metrics.items() if key in names}, step=epoch + 1)
 
+    def last_good_weights(self, model: keras.Model) -> None:
+        """Records the weights of a training that went wrong later, as `last_good.weights.h5`."""
+        import mlflow
+
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "last_good.weights.h5"
+            model.save_weights(path)
+            mlflow.log_artifact(str(path))
+
     def fit(self, fit: Fit) -> None:
         """Records how fast the training was and which epoch's weights were kept (counted from 1)."""
 
