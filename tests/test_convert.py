@@ -146,7 +146,7 @@ def test_answers_that_differ_are_not_written(sequential: Path, tmp_path: Path) -
     assert not output.exists()
 
 
-def test_a_recorded_model_is_converted_as_a_user_does(tiny_study: Path, tmp_path: Path) -> None:
+def test_a_recorded_model_is_converted(tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{tiny_study / 'outputs' / 'mlflow.db'}")
     for head, way in (
         ("flatten_dense", "interpolate_map"),
@@ -156,14 +156,19 @@ def test_a_recorded_model_is_converted_as_a_user_does(tiny_study: Path, tmp_path
         (run,) = mlflow.MlflowClient().search_runs(["1"], f"params.head = '{head}'")
         uri = f"models:/{run.outputs.model_outputs[0].model_id}"
         arguments = [f"model={uri}", f"way={way}", f"output={tmp_path / head}.keras"]
-        done = run_program("pipeline.convert", *arguments, f"output_dir={tiny_study / 'outputs'}", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert "trained at 8×8 px" in done.stdout  # GAP's model takes any size; its run says which it was trained on.
+        _convert(*arguments, f"output_dir={tiny_study / 'outputs'}")
+        assert "trained at 8×8 px" in capsys.readouterr().out  # Where a model takes any size, its run says this.
         converted = keras.saving.load_model(tmp_path / f"{head}.keras", safe_mode=True)
         original = mlflow.keras.load_model(uri)
         images = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 1), np.uint8)
         assert converted(images).numpy() == pytest.approx(original(images).numpy(), abs=1e-5)
         assert converted(np.zeros((1, 20, 15, 1), np.uint8)).shape == (1, 10)
+
+
+def test_the_program_converts_and_explains(sequential: Path, tiny_study: Path, tmp_path: Path) -> None:
+    done = run_program("pipeline.convert", f"model={sequential.name}", "way=resize_map", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"Written: {tmp_path / 'own-resize_map.keras'}"
     wrong = run_program(
         "pipeline.convert", "model=models:/none/1", f"output_dir={tiny_study / 'outputs'}", cwd=tmp_path
     )

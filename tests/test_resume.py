@@ -69,6 +69,7 @@ def test_a_finished_study_is_not_trained_again_unless_asked_for(tiny_study: Path
     assert list((tiny_study / "outputs" / "unfinished").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> None:
     arguments = [
         "training.epochs=4",
@@ -120,6 +121,7 @@ def test_two_processes_share_one_run(tmp_path: Path) -> None:
     assert sum("done before, as run" in output for output in outputs) == 1
 
 
+@pytest.mark.slow
 def test_another_study_has_its_own_runs(tmp_path: Path) -> None:
     arguments = ["training.epochs=1", "size_probe.ways=[]"]
     assert run_program("pipeline.train", *arguments, cwd=tmp_path).returncode == 0
