@@ -302,7 +302,7 @@ def test_a_run_page_has_its_conclusion_first(
     _screenshot(page, request, link, "run_page", 1500)
 
     # The learning curves have their place behind the next tab, as MLflow arranges them.
-    page.set_viewport_size({"width": 1600, "height": 3500})
+    page.set_viewport_size({"width": 1600, "height": 12000})  # Charts are drawn once they come into view.
     page.get_by_role("tab", name="Model metrics").click()
     history = MlflowClient().get_metric_history(run.info.run_id, "val/accuracy")
     curve = {"x": ["1", "2"], "y": [pytest.approx(metric.value) for metric in sorted(history, key=lambda m: m.step)]}
