@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def program_environment() -> dict[str, str]:
     """Environment of the program as a user runs it, from any directory."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "140"}
+
+
+def heed_ctrl_c() -> None:
+    """For `Popen(preexec_fn=…)`: processes that a shell starts in the background, and theirs, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_program(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import ROOT, run_program
+from tests.conftest import ROOT, heed_ctrl_c, run_program
 
 WRONG = [
     # what is typed, what the message begins with
@@ -104,6 +104,7 @@ def test_stopping_a_run_marks_it_killed(sent: signal.Signals, exit_code: int, tm
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
     assert process.stdout is not None
     for line in process.stdout:

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.conftest import program_environment, run_program
+from tests.conftest import heed_ctrl_c, program_environment, run_program
 
 EXACT = ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "test/accuracy", "test/loss", "train/kept_epoch")
 
@@ -43,6 +43,7 @@ def _start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
 
 

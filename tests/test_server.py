@@ -22,7 +22,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import program_environment, run_program
+from tests.conftest import heed_ctrl_c, program_environment, run_program
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +76,7 @@ def _dashboard(study: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )
     try:
         assert process.stdout is not None
