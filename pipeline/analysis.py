@@ -9,6 +9,7 @@ model that is run in another way at that size `resize_035px.global_pool`; None w
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -97,6 +98,16 @@ class Arm:
     def ways(self) -> tuple[str, ...]:
         """Ways other than as it is in which the models were run at other sizes, in the order of their measurement."""
         return tuple(dict.fromkeys(name.partition(".")[2] for name in self.answers if "." in name))
+
+    def curve(self, conditions: Sequence[str], confidence: float) -> tuple[list[float], list[tuple[float, float]]]:
+        """Mean accuracy under each condition and how far its interval reaches below and above; NaN where refused."""
+        means, errors = [], []
+        for name in conditions:
+            found = self.accuracy.get(name)
+            low, high = found.interval(confidence) if found else (math.nan, math.nan)
+            means.append(found.mean if found else math.nan)
+            errors.append((means[-1] - low, high - means[-1]))
+        return means, errors
 
     def mean(self, column: str) -> float:
         """Mean of a column of `runs` over the seeds."""

@@ -63,7 +63,7 @@ def load(path: Path, model: keras.Model) -> State | None:
         with np.load(path, allow_pickle=False) as arrays:
             facts = json.loads(str(arrays["facts"]))
             values = {name: [arrays[f"{name}.{index}"] for index in range(len(of))] for name, of in variables.items()}
-            best = [arrays[f"best.{index}"] for index in range(len(model.get_weights()))]
+            best = [arrays[f"best.{index}"] for index in range(len(model.weights))]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         log.warning("%s cannot be read (%s): the training begins anew", path, error)
         return None

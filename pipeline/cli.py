@@ -63,9 +63,9 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             start = hydra.main(version_base="1.3", config_path=str(schema.CONFIG_DIR), config_name=name)(composed_task)
             try:
                 start()
-                if _errors_at_end:
-                    sys.stderr.write("\n" + "\n".join(_errors_at_end) + "\n")
-                    sys.exit(max(_codes_at_end))
+                if _failed_at_end:
+                    sys.stderr.write("\n" + "\n".join(message for message, _ in _failed_at_end) + "\n")
+                    sys.exit(max(code for _, code in _failed_at_end))
             except KeyboardInterrupt:
                 sys.stderr.write("\nInterrupted. What was begun goes on with the same command.\n")
                 sys.exit(EXIT_INTERRUPTED)
@@ -103,14 +103,12 @@ def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], f
     return run
 
 
-_errors_at_end: list[str] = []
-_codes_at_end: list[int] = []
+_failed_at_end: list[tuple[str, int]] = []
 
 
 def fail_at_end(message: str, code: int = EXIT_FAILED) -> None:
     """Makes the command end with a message on standard error and an exit code, once all else is done."""
-    _errors_at_end.append(message)
-    _codes_at_end.append(code)
+    _failed_at_end.append((message, code))
 
 
 def import_tensorflow() -> None:

@@ -28,8 +28,19 @@ CONFIG_DIR = PROJECT_ROOT / "conf"
 T = TypeVar("T")
 
 
+class InOutputDir:
+    """What has a setting `output_dir`."""
+
+    output_dir: str
+
+    @property
+    def output_path(self) -> Path:
+        """The directory, absolute."""
+        return absolute(self.output_dir)
+
+
 @dataclass
-class Config:
+class Config(InOutputDir):
     """One run, fully described.
 
     Attributes:
@@ -89,13 +100,9 @@ class Config:
             "Use training.sizes=null or dataset.native_size=false.",
         )
 
-    @property
-    def output_path(self) -> Path:
-        return absolute(self.output_dir)
-
 
 @dataclass
-class Comparison:
+class Comparison(InOutputDir):
     """Which runs are compared.
 
     Attributes:
@@ -123,13 +130,9 @@ class Comparison:
             "Use for example study=heads.",
         )
 
-    @property
-    def output_path(self) -> Path:
-        return absolute(self.output_dir)
-
 
 @dataclass
-class Conversion:
+class Conversion(InOutputDir):
     """Which trained model is converted, and how.
 
     Attributes:
@@ -173,13 +176,9 @@ class Conversion:
             0 < self.tolerance < 1, "tolerance", self.tolerance, "must lie in (0, 1)", "Use for example tolerance=1e-5."
         )
 
-    @property
-    def output_path(self) -> Path:
-        return absolute(self.output_dir)
-
 
 @dataclass
-class Dashboard:
+class Dashboard(InOutputDir):
     """How the dashboard is served.
 
     Attributes:
@@ -192,10 +191,6 @@ class Dashboard:
 
     def __post_init__(self) -> None:
         require(1 <= self.port <= 65535, "port", self.port, "must lie in [1, 65535]", "Use for example port=5000.")
-
-    @property
-    def output_path(self) -> Path:
-        return absolute(self.output_dir)
 
 
 def absolute(path: str) -> Path:

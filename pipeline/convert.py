@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from pipeline import cli, model_file
 from pipeline.config import Conversion, absolute, to_typed
 from pipeline.errors import ConfigError, UserError, require
-from pipeline.heads import Size, size_text
+from pipeline.heads import Size, of_shape, size_text
 from pipeline.size_transfer import (
     RESIZE_INPUT,
     WAY_RULES,
@@ -26,6 +26,7 @@ from pipeline.size_transfer import (
     take_apart,
     ways_for,
 )
+from pipeline.surgery import operation_text
 from pipeline.tracking import store
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def _smallest(way: Way | None, parts: Parts | None, size: Size) -> Size:
         return (1, 1)
     smallest = size
     for height in range(size[0] - 1, 0, -1):
-        smaller = (height, max(1, round(size[1] * height / size[0])))
+        smaller = of_shape(size, height)
         try:
             shape = parts.extractor.compute_output_shape((None, *smaller, parts.extractor.input_shape[-1]))
         except ValueError:  # No map is left.
@@ -267,7 +268,7 @@ def _smallest(way: Way | None, parts: Parts | None, size: Size) -> Size:
 
 
 def _describe(parts: Parts) -> str:
-    layers = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in parts.dense)
+    layers = ", ".join(operation_text(layer) for layer in parts.dense)
     size = f"{size_text(parts.map_size)}×{parts.extractor.output_shape[-1]}"
     return f"an extractor with feature map {size}, {parts.collapse.value}, {layers}"
 

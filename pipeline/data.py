@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from omegaconf import MISSING
 
-from pipeline.errors import ConfigError, UserError, require, require_at_least, suggestion
+from pipeline.errors import ConfigError, UserError, class_and_first_line, require, require_at_least, suggestion
 from pipeline.heads import Size, of_shape, size_text
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class Dataset:
                 builder.download_and_prepare()
         except Exception as error:  # TFDS and its downloaders raise almost anything.
             raise UserError(
-                f"dataset={self.name} could not be prepared in data_dir {data_dir}: {first_line(error)}\n"
+                f"dataset={self.name} could not be prepared in data_dir {data_dir}: {class_and_first_line(error)}\n"
                 f"Without a network, put the original archives into the manual directory "
                 f"{data_dir / 'downloads' / 'manual'}, name a directory that holds the prepared dataset with "
                 "dataset.data_dir=PATH, or use dataset=digits, which needs no download."
@@ -472,7 +472,7 @@ def _find_builder(name: str, version: str | None, data_dir: str | None) -> tfds.
         raise ConfigError(
             "dataset",
             f"{name}:{version}" if version else name,
-            f"TFDS cannot open it: {first_line(error)}",
+            f"TFDS cannot open it: {class_and_first_line(error)}",
             "Check dataset.name, dataset.version and dataset.data_dir.",
         ) from error
 
@@ -644,7 +644,7 @@ def every_example(
             yield images, labels
             count += np.size(labels)
     except tf.errors.OpError as error:  # A file that ends too early, a checksum or an image that is wrong.
-        what = f" ({first_line(error)})"
+        what = f" ({class_and_first_line(error)})"
     if count != expected:
         raise UserError(
             f"{builder.info.full_name} is damaged: {split} should hold {expected} images, {count} could be read{what}. "
@@ -675,9 +675,3 @@ def _options() -> tf.data.Options:
 def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The same, with the options that every pipeline of the program has."""
     return dataset.with_options(_options())
-
-
-def first_line(error: Exception) -> str:
-    """`ValueError: what it says first`."""
-    text: Any = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else 'no message'}"

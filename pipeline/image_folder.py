@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from omegaconf import MISSING
 
-from pipeline.data import Cache, Dataset, DatasetFacts, DecodedSplit, ImageSplit, first_line, resize, without_autotune
-from pipeline.errors import require
+from pipeline.data import Cache, Dataset, DatasetFacts, DecodedSplit, ImageSplit, resize, without_autotune
+from pipeline.errors import class_and_first_line, require
 from pipeline.natural_sizes import NaturalSplit, check_room, to_step
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def _read(
         try:
             return pixels(content, channels, background), b""
         except Exception as error:  # Pillow's decoders raise almost anything.
-            return np.zeros((1, 1, channels), np.uint8), first_line(error).encode()
+            return np.zeros((1, 1, channels), np.uint8), class_and_first_line(error).encode()
 
     def decoded(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         image, problem = tf.numpy_function(pixels_or_problem, [example["image"]], [tf.uint8, tf.string], stateful=False)

@@ -235,13 +235,8 @@ def size_figure(group: Group, statistics: Statistics) -> Figure:
     for (mode, heading), axis in zip(MODES.items(), axes, strict=True):
         axis.axvline(group.native, color="0.85", zorder=0)
         for index, arm in enumerate(group.arms):
-            means, errors = [], []
-            for px in heights:
-                found = arm.accuracy.get(condition_of(mode, px, group.test_height))
-                low, high = found.interval(statistics.confidence) if found else (math.nan, math.nan)
-                middle = found.mean if found else math.nan
-                means.append(middle)
-                errors.append((middle - low, high - middle))
+            conditions = [condition_of(mode, px, group.test_height) for px in heights]
+            means, errors = arm.curve(conditions, statistics.confidence)
             style = {"marker": "osD^v"[index % 5], "color": arm.color, "linestyle": ("-", "--", ":", "-.")[index % 4]}
             axis.errorbar(
                 heights,

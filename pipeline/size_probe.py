@@ -182,6 +182,8 @@ def plan_sizes(backbone: Backbone, head: Head, probe: SizeProbe, facts: DatasetF
 
 def check_training_sizes(backbone: Backbone, head: Head, heights: Sequence[int], facts: DatasetFacts) -> None:
     """Raises `ConfigError` unless a model with this head can be trained at each height in pixels."""
+    if not heights:
+        return
     extractor = backbone.build(facts.channels)
     native_map = backbone.map_shape(extractor, facts.image_size)[:2]
     plans = [

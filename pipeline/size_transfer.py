@@ -213,20 +213,22 @@ class ResizeMap(Way):
     def outputs(self, feature_map: KerasTensor, parts: Parts) -> KerasTensor:
         import keras
 
-        return _apply(parts.dense, keras.layers.Flatten()(adaptive_average_pool(feature_map, parts.map_size)))
+        return _apply(parts.dense, keras.layers.Flatten()(self.resize(feature_map, parts.map_size)))
+
+    def resize(self, feature_map: KerasTensor, size: Size) -> KerasTensor:
+        """The map (N, ?, ?, F) brought to (N, *size, F)."""
+        return adaptive_average_pool(feature_map, size)
 
 
-class InterpolateMap(Way):
+class InterpolateMap(ResizeMap):
     name = "interpolate_map"
     rule = "the feature map is interpolated (bilinear, antialiased) to the size that it had in training, then flattened"
     source = "as images are resized; compare the position embeddings of Dosovitskiy et al., 2020, section 3.2"
-    collapses = (Collapse.flatten,)
 
-    def outputs(self, feature_map: KerasTensor, parts: Parts) -> KerasTensor:
-        import keras
+    def resize(self, feature_map: KerasTensor, size: Size) -> KerasTensor:
+        from keras import ops
 
-        resized = keras.ops.image.resize(feature_map, parts.map_size, "bilinear", antialias=True)
-        return _apply(parts.dense, keras.layers.Flatten()(resized))
+        return ops.image.resize(feature_map, size, "bilinear", antialias=True)
 
 
 class DenseToConv(Way):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -139,13 +138,8 @@ def ways_figure(group: Group, statistics: Statistics) -> Figure:
         axis.axvline(group.native, color="0.85", zorder=0)
         for way in (AS_IS, *arm.ways):
             color, marker, line = STYLES.get(way, ("#999999", ".", "-"))
-            means, errors = [], []
-            for px in heights:
-                found = arm.accuracy.get(_condition(mode, px, group.test_height, way))
-                low, high = found.interval(statistics.confidence) if found else (math.nan, math.nan)
-                middle = found.mean if found else math.nan
-                means.append(middle)
-                errors.append((middle - low, high - middle))
+            conditions = [_condition(mode, px, group.test_height, way) for px in heights]
+            means, errors = arm.curve(conditions, statistics.confidence)
             axis.errorbar(
                 heights,
                 means,

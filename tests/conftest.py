@@ -42,9 +42,21 @@ def program_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "140"}
 
 
-def heed_ctrl_c() -> None:
-    """For `Popen(preexec_fn=…)`: processes that a shell starts in the background, and theirs, ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def start_program(
+    *arguments: str, cwd: Path, stderr: int | None = None, start_new_session: bool = False
+) -> subprocess.Popen[str]:
+    """Starts `python -m ARGUMENTS` as a user does in a terminal: it heeds Ctrl-C, also where these tests do not."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        env=program_environment(),
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        start_new_session=start_new_session,
+        # What a shell starts in the background ignores it, and so does what that starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def run_program(

@@ -11,8 +11,6 @@ import math
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +25,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from pipeline.size_transfer import WAY_RULES
-from tests.conftest import program_environment, run_program
+from tests.conftest import run_program, start_program
 
 pytestmark = pytest.mark.slow
 
@@ -80,13 +78,7 @@ def address(study: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.dashboard", f"port={port}"],
-        cwd=study,
-        env=program_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = start_program("pipeline.dashboard", f"port={port}", cwd=study)
     assert process.stdout is not None
     printed = "".join(iter(lambda: _line(process.stdout), ""))
     assert "Ctrl-C stops it" in printed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import ROOT, heed_ctrl_c, run_program
+from tests.conftest import ROOT, run_program, start_program
 
 WRONG = [
     # what is typed, what the message begins with
@@ -97,15 +96,7 @@ def test_a_plan_of_a_study_litters_nothing_but_output_dir(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("sent", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopping_a_run_marks_it_killed(sent: signal.Signals, exit_code: int, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train", "training.epochs=1000"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_ctrl_c,
-    )
+    process = start_program("pipeline.train", "training.epochs=1000", cwd=tmp_path, stderr=subprocess.PIPE)
     assert process.stdout is not None
     for line in process.stdout:
         if "epoch 2/" in line:

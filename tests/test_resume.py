@@ -6,7 +6,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.conftest import heed_ctrl_c, program_environment, run_program
+from tests.conftest import run_program, start_program
 
 EXACT = ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "test/accuracy", "test/loss", "train/kept_epoch")
 
@@ -33,18 +32,6 @@ def _points(run: Run) -> dict[str, list[tuple[int, float]]]:
         name: sorted((point.step, repr(point.value)) for point in client.get_metric_history(run.info.run_id, name))
         for name in names
     }
-
-
-def _start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train", *arguments],
-        cwd=directory,
-        env=program_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=heed_ctrl_c,
-    )
 
 
 def _wait_for(process: subprocess.Popen[str], text: str) -> None:
@@ -91,7 +78,7 @@ def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> Non
     ):
         directory = tmp_path / number.name
         directory.mkdir()
-        process = _start(directory, *arguments)
+        process = start_program("pipeline.train", *arguments, cwd=directory, stderr=subprocess.STDOUT)
         _wait_for(process, "epoch 2/4")
         began = time.monotonic()
         process.send_signal(number)
@@ -113,7 +100,9 @@ def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> Non
 
 def test_two_processes_share_one_run(tmp_path: Path) -> None:
     arguments = ["training.epochs=3", "size_probe.ways=[]"]
-    first, second = (_start(tmp_path, *arguments) for _ in range(2))
+    first, second = (
+        start_program("pipeline.train", *arguments, cwd=tmp_path, stderr=subprocess.STDOUT) for _ in range(2)
+    )
     outputs = [process.communicate(timeout=240)[0] for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], outputs
     (run,) = _runs(tmp_path)
@@ -150,7 +139,7 @@ def test_a_study_killed_at_twenty_moments_ends_like_an_undisturbed_one(tmp_path:
 
     moments, kills, epochs = random.Random(0), 0, 0
     while True:
-        process = _start(killed, *arguments)
+        process = start_program("pipeline.train", *arguments, cwd=killed, stderr=subprocess.STDOUT)
         try:
             # At first within a run, then anywhere, and from the 20th kill on with all the time it needs.
             output, _ = process.communicate(timeout=moments.uniform(8, 25) if kills < 20 else 900)

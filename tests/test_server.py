@@ -22,7 +22,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import heed_ctrl_c, program_environment, run_program
+from tests.conftest import run_program, start_program
 
 pytestmark = pytest.mark.slow
 
@@ -68,15 +68,8 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, secon
 @contextmanager
 def _dashboard(study: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`python -m pipeline.dashboard` once it answers, and what it has printed by then."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.dashboard", f"port={port}"],
-        cwd=study,
-        env=program_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=heed_ctrl_c,
+    process = start_program(
+        "pipeline.dashboard", f"port={port}", cwd=study, stderr=subprocess.PIPE, start_new_session=True
     )
     try:
         assert process.stdout is not None
