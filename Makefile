@@ -2,6 +2,7 @@
 # make test       run the tests
 # make dashboard  serve the results, on http://127.0.0.1:5000 or with PORT=5001 elsewhere
 # make lint       ruff and mypy
+# make audit      look up the pinned packages in the database of known vulnerabilities
 #
 # Each sets up .venv first if need be. PYTHON chooses the interpreter, 3.11 or newer.
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 5000
 
-.PHONY: heads test dashboard lint clean
+.PHONY: heads test dashboard lint audit clean
 
 heads: .venv/.runtime
 	$(BIN)/python -m pipeline.train study=heads
@@ -21,6 +22,9 @@ lint: .venv/.development
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+audit: .venv/audit/bin/pip-audit
+	$< --strict --no-deps --disable-pip --requirement constraints.txt
 
 dashboard: .venv/.runtime
 	$(BIN)/python -m pipeline.dashboard port=$(PORT)
@@ -37,6 +41,11 @@ dashboard: .venv/.runtime
 .venv/.development: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch .venv/.runtime $@
+
+# In an environment of its own: it needs a good many packages, and the program none of them.
+.venv/audit/bin/pip-audit: | .venv/bin/python
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet pip-audit==2.10.1
 
 clean:
 	rm -rf .venv outputs

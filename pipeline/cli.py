@@ -155,6 +155,11 @@ def sweep_name() -> str | None:
     return sweep_name_of(hydra_config.sweep.dir)
 
 
+def is_first_job() -> bool:
+    """Whether the running job is the first, or the only one, of the command."""
+    return sweep_name() is None or HydraConfig.get().job.num == 0
+
+
 def sweep_name_of(sweep_dir: str) -> str:
     """Name of the sweep that writes into a directory."""
     return Path(sweep_dir).name

@@ -16,7 +16,7 @@ from pipeline.analysis import Statistics, analyse
 from pipeline.config import PROJECT_ROOT, Comparison, absolute, to_typed
 from pipeline.errors import ConfigError, UserError, suggestion
 from pipeline.tables import terminal
-from pipeline.tracking import store, study, views
+from pipeline.tracking import delivery, store, study, views
 from pipeline.tracking.store import Tracking
 
 if TYPE_CHECKING:
@@ -45,8 +45,10 @@ class CompareStudy(Callback):
         settings = Tracking(**{key: config.tracking[key] for key in config.tracking})
         statistics = Statistics(**{key: config.statistics[key] for key in config.statistics})
         output_path = absolute(config.output_dir)
-        store.open_store(settings, output_path)
-        runs = _finished(study.runs_of_sweep(cli.sweep_name_of(config.hydra.sweep.dir)))
+        sweep = cli.sweep_name_of(config.hydra.sweep.dir)
+        store.open_store(settings.recorded, output_path)
+        settings, _ = gathered(study.runs_of_sweep(sweep), settings, output_path)
+        runs = _finished(study.runs_of_sweep(sweep))
         if not runs.empty:
             compare(runs, statistics, settings, output_path)
         return len(runs)
@@ -105,6 +107,36 @@ def _report(runs: pd.DataFrame, statistics: Statistics, directory: Path, link: C
             figure.savefig(directory / f"{group.file_name}-{name}.png")
     console.print(f"Report: {directory / 'report.html'}", soft_wrap=True)
     return text
+
+
+def gathered(runs: pd.DataFrame, settings: Tracking, output_path: Path) -> tuple[Tracking, dict[str, str]]:
+    """Brings runs to the tracking server, if there is one, and points MLflow at where all of them can be read.
+
+    Args:
+        runs: Of the store in `output_path`, that MLflow points at.
+        settings: Where the runs are to be recorded.
+        output_path: The `output_dir`.
+
+    Returns:
+        Where all can be read: the server, or the store in `output_path` if the server has not taken all of them; then
+        the command ends in failure. And the ids of the copies by those of the runs.
+    """
+    if settings.uri is None or not settings.is_server:
+        return settings, {}
+    copies = delivery.deliver_all(settings.uri, study.entities(runs), output_path)
+    if len(copies) < len(runs):
+        cli.fail_at_end(
+            f"tracking.uri={settings.uri}: the MLflow server has {len(copies)} of these {len(runs)} runs; all of them "
+            "are in output_dir. Once the server answers:\n  " + sync_command(settings, output_path)
+        )
+        return settings.recorded, copies
+    store.open_store(settings, output_path)
+    return settings, copies
+
+
+def sync_command(settings: Tracking, output_path: Path) -> str:
+    """What to type to bring runs to a tracking server that did not answer."""
+    return shlex.join(["python", "-m", "pipeline.sync", f"tracking.uri={settings.uri}", f"output_dir={output_path}"])
 
 
 def show_run(run_id: str, settings: Tracking, output_path: Path) -> None:

@@ -178,6 +178,32 @@ class Conversion(InOutputDir):
 
 
 @dataclass
+class Sync(InOutputDir):
+    """Which recorded runs are brought to a tracking server.
+
+    Attributes:
+        study: Name of a study whose runs alone are copied; null for all runs.
+        tracking: The server.
+        statistics: How sure a verdict on a study has to be.
+        output_dir: Where the runs are recorded.
+    """
+
+    study: str | None = None
+    tracking: Tracking = field(default_factory=Tracking)
+    statistics: Statistics = field(default_factory=Statistics)
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        require(
+            self.tracking.is_server,
+            "tracking.uri",
+            self.tracking.uri,
+            "must be the address of an MLflow server",
+            "Use for example tracking.uri=http://127.0.0.1:5000.",
+        )
+
+
+@dataclass
 class Dashboard(InOutputDir):
     """How the dashboard is served.
 
@@ -205,6 +231,7 @@ def register() -> None:
     store.store(group="schema", name="config", node=Config)
     store.store(group="schema", name="comparison", node=Comparison)
     store.store(group="schema", name="conversion", node=Conversion)
+    store.store(group="schema", name="sync", node=Sync)
     store.store(group="schema", name="dashboard", node=Dashboard)
     store.store(group="schema", name="dataset", node=Dataset)
     store.store(group="schema", name="image_folder", node=ImageFolder)

@@ -7,9 +7,10 @@ import logging
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import cli, run_page
-from pipeline.compare import show_run
+from pipeline.compare import gathered, show_run
 from pipeline.config import Config, to_typed
-from pipeline.tracking import store
+from pipeline.tracking import store, study
+from pipeline.tracking.elsewhere import finished_elsewhere
 from pipeline.tracking.record import run_key, start_run
 from pipeline.tracking.resume import Trained, claim, finished_run
 
@@ -39,14 +40,15 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
     facts = dataset.describe()
     planned = plan_sizes(backbone, head, probe, facts)
     check_training_sizes(backbone, head, config.training.sizes or [], facts)
-    store.open_store(config.tracking, config.output_path)
+    store.open_store(config.tracking.recorded, config.output_path)
     data = dataset.load(config.seed, config.output_path / "cache")
     check_smallest(backbone, data)
     key = run_key(config, data)
 
     with claim(config.output_path, key) as state_file:
         log.info("%s on %s, %s, seed %d", head.name, facts.name, backbone.name, config.seed)
-        if (earlier := finished_run(config, facts, key, sweep)) is not None:
+        earlier = finished_run(config, facts, key, sweep) or finished_elsewhere(config, facts, key, sweep)
+        if earlier is not None:
             log.info("  done before, as run %s; rerun=true trains it again", earlier.run_id)
             return earlier
         with start_run(config, composed, data, key, sweep) as record:
@@ -82,9 +84,13 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
 def main(composed: DictConfig) -> float:
     """Composes, checks and runs one training."""
     config = to_typed(composed, Config)
+    if config.tracking.is_server and cli.is_first_job():
+        # A wrong address shows before hours of training. Later on, a server that does not answer does no harm.
+        store.open_store(config.tracking, config.output_path)
     trained = train(config, OmegaConf.to_yaml(composed, resolve=True), cli.sweep_name(), cli.command_line())
     if cli.sweep_name() is None:  # The runs of a sweep are shown together, at its end.
-        show_run(trained.run_id, config.tracking, config.output_path)
+        settings, copies = gathered(study.run(trained.run_id), config.tracking, config.output_path)
+        show_run(copies.get(trained.run_id, trained.run_id), settings, config.output_path)
     return trained.validation_accuracy
 
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import signal
-import socket
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,46 +18,9 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.conftest import run_program, start_program
+from tests.servers import TRACKING_SERVER, free_port, running
 
 pytestmark = pytest.mark.slow
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-@contextmanager
-def _server(*arguments: str, cwd: Path, **settings: str) -> Iterator[str]:
-    """URI of a running `mlflow ARGUMENTS`, a server."""
-    port = _free_port()
-    process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("mlflow")), *arguments, "--port", str(port)],
-        cwd=cwd,
-        # `mlflow models serve` calls uvicorn by its bare name.
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **settings},
-        start_new_session=True,
-    )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_it_answers(process, f"{uri}/health", seconds=120)
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=60)
-
-
-def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            with urllib.request.urlopen(address, timeout=10):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
 
 
 @contextmanager
@@ -84,7 +42,7 @@ def _dashboard(study: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 def test_the_dashboard_serves_the_study_and_stops_on_ctrl_c(tiny_study: Path) -> None:
-    port = _free_port()
+    port = free_port()
     with _dashboard(tiny_study, port) as (process, printed):
         assert f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning" in printed
         runs = MlflowClient(f"http://127.0.0.1:{port}").search_runs(["1"], "tags.study = 'heads'")
@@ -116,12 +74,9 @@ def test_the_dashboard_needs_results(tmp_path: Path) -> None:
 
 
 def test_a_run_is_recorded_on_a_server(tmp_path: Path) -> None:
-    arguments = shlex.split(
-        "server --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///server.db --artifacts-destination artifacts"
-    )
     (tmp_path / "server").mkdir()
     (tmp_path / "client").mkdir()
-    with _server(*arguments, cwd=tmp_path / "server", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false") as uri:
+    with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
         result = run_program(
             "pipeline.train", "tracking=server", f"tracking.uri={uri}", "training.epochs=1", cwd=tmp_path / "client"
         )
@@ -137,7 +92,6 @@ def test_a_run_is_recorded_on_a_server(tmp_path: Path) -> None:
         mlflow.set_tracking_uri(uri)
         model = mlflow.pyfunc.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
         assert np.asarray(model.predict(np.zeros((1, 11, 11, 1), np.uint8))).shape == (1, 10)
-    assert not list((tmp_path / "client").glob("outputs/mlflow.db"))
 
 
 def test_a_study_on_a_server_prints_that_servers_link_and_no_password(tmp_path: Path) -> None:
@@ -149,13 +103,11 @@ def test_a_study_on_a_server_prints_that_servers_link_and_no_password(tmp_path: 
         "admin_username = engineer\nadmin_password = a-long-secret-42\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
-    arguments = "server --app-name basic-auth --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///server.db"
-    with _server(
-        *shlex.split(arguments),
-        "--artifacts-destination",
-        "artifacts",
+    with running(
+        *TRACKING_SERVER,
+        "--app-name",
+        "basic-auth",
         cwd=tmp_path / "server",
-        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
         MLFLOW_AUTH_CONFIG_PATH=str(tmp_path / "server" / "auth.ini"),
         MLFLOW_FLASK_SERVER_SECRET_KEY="for the test",
     ) as uri:
@@ -211,12 +163,12 @@ def test_registered_models_are_served_at_the_sizes_that_they_take(tmp_path: Path
     assert 0 < float(version.tags["test_accuracy"]) <= 1
 
     serve = ("models", "serve", "--env-manager", "local", "--host", "127.0.0.1", "--model-uri")
-    with _server(*serve, "models:/digits_global_average_pool/1", cwd=tmp_path, MLFLOW_TRACKING_URI=store) as uri:
+    with running(*serve, "models:/digits_global_average_pool/1", cwd=tmp_path, MLFLOW_TRACKING_URI=store) as uri:
         for size in (8, 20):
             status, body = _ask(uri, size)
             assert status == 200, body
             assert np.shape(json.loads(body)["predictions"]) == (1, 10)
-    with _server(*serve, "models:/digits_flatten_dense/1", cwd=tmp_path, MLFLOW_TRACKING_URI=store) as uri:
+    with running(*serve, "models:/digits_flatten_dense/1", cwd=tmp_path, MLFLOW_TRACKING_URI=store) as uri:
         assert _ask(uri, 8)[0] == 200
         status, body = _ask(uri, 20)
         assert status == 400

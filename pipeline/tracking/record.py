@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.interrupts import held
 from pipeline.pairing import digest_of
 from pipeline.tracking import store, views
-from pipeline.tracking.resume import unfinished_run
+from pipeline.tracking.delivery import following
+from pipeline.tracking.resume import FAILURE_TAG, unfinished_run
 from pipeline.tracking.study import condition, size_tag
 
 if TYPE_CHECKING:
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from pipeline.size_probe import MeasuredSize, PlannedSize
     from pipeline.training import Fit
 
-FAILURE_TAG = "failure"
-"""Of a run that did not finish: why."""
 MODEL_TAG = "model_digest"
 """Of a run: digest of the weights of its recorded model."""
 
@@ -52,8 +52,7 @@ def start_run(config: Config, composed: str, data: Data, key: str, sweep: str | 
     import mlflow
 
     facts = data.facts
-    name = config.tracking.experiment or facts.name
-    experiment_id = store.experiment_id(name, config.tracking, config.output_path)
+    experiment_id = store.experiment_for(config, facts)
     tags = {
         "head": config.head.name,
         "dataset": facts.name,
@@ -65,33 +64,56 @@ def start_run(config: Config, composed: str, data: Data, key: str, sweep: str | 
         tags["study"] = config.study
     if sweep is not None:
         tags["sweep"] = sweep
-    interrupted = unfinished_run(config, facts, key)
-    if interrupted is None:
-        run_name = f"{config.head.name} seed {config.seed}"
-        run = mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags=tags)
-    else:
-        run = mlflow.start_run(run_id=interrupted.info.run_id, tags=tags)
-        if FAILURE_TAG in interrupted.data.tags:
-            mlflow.MlflowClient().delete_tag(run.info.run_id, FAILURE_TAG)
-    try:
-        known = interrupted.data.params if interrupted else {}
-        mlflow.log_params({name: value for name, value in _params(config, data).items() if name not in known})
-        mlflow.log_text(composed, "config.yaml")
-        if interrupted is None or not interrupted.inputs.dataset_inputs:
-            mlflow.log_input(_mlflow_dataset(facts, data.train_split), context="training")
-            mlflow.log_input(_mlflow_dataset(facts, data.test_split), context="testing")
+    with following(config.tracking, config.output_path) as follow, _ending():
+        with held():
+            interrupted = unfinished_run(config, facts, key)
+            if interrupted is None:
+                run_name = f"{config.head.name} seed {config.seed}"
+                run = mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags=tags)
+            else:
+                run = mlflow.start_run(run_id=interrupted.info.run_id, tags=tags)
+                if FAILURE_TAG in interrupted.data.tags:
+                    mlflow.MlflowClient().delete_tag(run.info.run_id, FAILURE_TAG)
+            follow(run.info.run_id)
+            known = interrupted.data.params if interrupted else {}
+            mlflow.log_params({name: value for name, value in _params(config, data).items() if name not in known})
+            mlflow.log_text(composed, "config.yaml")
+            if interrupted is None or not interrupted.inputs.dataset_inputs:
+                mlflow.log_input(_mlflow_dataset(facts, data.train_split), context="training")
+                mlflow.log_input(_mlflow_dataset(facts, data.test_split), context="testing")
         yield RunRecord(experiment_id, run.info.run_id, tags, interrupted)
-    except (KeyboardInterrupt, SystemExit) as end:
-        with suppress(mlflow.MlflowException):
-            mlflow.set_tag(FAILURE_TAG, "Ctrl-C" if isinstance(end, KeyboardInterrupt) else "SIGTERM")
-        mlflow.end_run("KILLED")
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Ends the run that is started in the block as FINISHED, FAILED or KILLED, with the reason."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end("KILLED", "Ctrl-C")
+        raise
+    except SystemExit:
+        _end("KILLED", "SIGTERM")
         raise
     except BaseException as error:
-        with suppress(mlflow.MlflowException):  # What went wrong first is what the user has to see.
-            mlflow.set_tag(FAILURE_TAG, f"{type(error).__name__}: {error}"[:5000])
-            mlflow.end_run("FAILED")
+        _end("FAILED", f"{type(error).__name__}: {error}")
         raise
-    mlflow.end_run("FINISHED")
+    _end("FINISHED")
+
+
+@held()
+def _end(status: str, failure: str | None = None) -> None:
+    import mlflow
+
+    if mlflow.active_run() is None:
+        return  # It was not started.
+    if failure is None:
+        mlflow.end_run(status)
+        return
+    with suppress(mlflow.MlflowException):  # What went wrong first is what the user has to see.
+        mlflow.set_tag(FAILURE_TAG, failure[:5000])
+    with suppress(mlflow.MlflowException):
+        mlflow.end_run(status)
 
 
 def _recorded_metrics(run: Any) -> set[tuple[str, int, str]]:
@@ -129,12 +151,14 @@ class RunRecord:
         if new:
             mlflow.log_metrics(new, step=step)
 
+    @held()
     def pairing(self, pairing: Pairing) -> None:
         """Records what the run starts from, for a comparison to see which runs differ in their head alone."""
         import mlflow
 
         mlflow.set_tags({f"pairing.{name}": digest for name, digest in asdict(pairing).items()})
 
+    @held()
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Records the metrics that Keras gives after epoch `epoch`, counted from 0, at step `epoch` + 1."""
 
@@ -146,6 +170,7 @@ class RunRecord:
         }
         self._metrics({names[key]: value for key, value in metrics.items() if key in names}, step=epoch + 1)
 
+    @held()
     def last_good_weights(self, model: keras.Model) -> None:
         """Records the weights of a training that went wrong later, as `last_good.weights.h5`."""
         import mlflow
@@ -155,6 +180,7 @@ class RunRecord:
             model.save_weights(path)
             mlflow.log_artifact(str(path))
 
+    @held()
     def fit(self, fit: Fit) -> None:
         """Records how fast the training was and which epoch's weights were kept (counted from 1)."""
 
@@ -163,6 +189,7 @@ class RunRecord:
             values["train/images_per_second"] = fit.images_per_second
         self._metrics(values)
 
+    @held()
     def test(self, logits: np.ndarray, labels: np.ndarray, accuracy: float, loss: float) -> None:
         """Records the test metrics, and the logits (N, K) and labels (N,) as `predictions.parquet`."""
         import pandas as pd
@@ -171,6 +198,7 @@ class RunRecord:
         columns = {f"logit_{column}": logits[:, column] for column in range(logits.shape[1])}
         _log_parquet(pd.DataFrame({"example_id": np.arange(len(labels)), "label": labels, **columns}), "predictions")
 
+    @held()
     def cost(self, cost: Cost) -> None:
         """Records parameter counts, operations and time."""
         self._metrics(
@@ -184,6 +212,7 @@ class RunRecord:
             }
         )
 
+    @held()
     def sizes(self, planned: list[PlannedSize], measured: list[MeasuredSize], labels: np.ndarray) -> None:
         """Records what happens at each image size: metrics with step = height in pixels, tags, table.
 
@@ -238,6 +267,7 @@ class RunRecord:
         mlflow.log_table(pd.DataFrame(rows).astype(object), "size_behavior.json")
         _log_parquet(_size_predictions(measured, labels), "size_predictions")
 
+    @held()
     def page(self, description: str, figures: dict[str, Figure]) -> None:
         """Records what the run's page shows: a description in Markdown, and pictures by file name."""
         import mlflow
@@ -251,6 +281,7 @@ class RunRecord:
         """Address of one of the run's pictures, for its description."""
         return views.artifact_address(self.run_id, name)
 
+    @held()
     def model(self, model: keras.Model, class_names: tuple[str, ...]) -> None:
         """Records the model: uint8 pixels in, logits out, -1 in the signature for every size that is free."""
         digest = digest_of(*model.get_weights())
@@ -277,6 +308,7 @@ class RunRecord:
         ).model_uri
         mlflow.set_tag(MODEL_TAG, digest)
 
+    @held()
     def register(self, name: str, accuracy: float) -> None:
         """Adds the recorded model to the registry as a new version of `name`, with what tells versions apart."""
         import mlflow

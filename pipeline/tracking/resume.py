@@ -8,17 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.tracking import store
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
     from pipeline.config import Config
     from pipeline.data import DatasetFacts
 
 log = logging.getLogger("pipeline")
 
+FAILURE_TAG = "failure"
+"""Of a run that did not finish: why."""
 FOLDER = "unfinished"
 """In `output_dir`: states of trainings that have not ended yet, and locks on them."""
 
@@ -75,11 +80,13 @@ def finished_run(config: Config, facts: DatasetFacts, key: str, sweep: str | Non
         return None
     import mlflow
 
-    found = _runs(config, facts, key, "=")
-    if not found:
-        return None
-    run = found[0]
     client = mlflow.MlflowClient()
+    found = runs(client, store.experiment_for(config, facts), config, key, "= 'FINISHED'")
+    return adopted(client, found[0], sweep) if found else None
+
+
+def adopted(client: MlflowClient, run: Run, sweep: str | None) -> Trained:
+    """A finished run, which now belongs to a sweep if there is one."""
     if sweep is not None:
         client.set_tag(run.info.run_id, "sweep", sweep)
     accuracy = math.nan
@@ -90,24 +97,24 @@ def finished_run(config: Config, facts: DatasetFacts, key: str, sweep: str | Non
     return Trained(run.info.run_id, accuracy)
 
 
-def unfinished_run(config: Config, facts: DatasetFacts, key: str) -> Any:
+def unfinished_run(config: Config, facts: DatasetFacts, key: str) -> Run | None:
     """MLflow's run of the same that was interrupted or failed; None if there is none, or `rerun` asks for another.
 
     Only for who holds the claim: with it, a run that MLflow takes for running is one whose process is gone.
     """
-    found = [] if config.rerun else _runs(config, facts, key, "!=")
+    if config.rerun:
+        return None
+    import mlflow
+
+    found = runs(mlflow.MlflowClient(), store.experiment_for(config, facts), config, key, "!= 'FINISHED'")
     return found[0] if found else None
 
 
-def _runs(config: Config, facts: DatasetFacts, key: str, equals: str) -> list[Any]:
-    """Runs of this study with this key whose status is, or is not, finished, the newest first."""
-    import mlflow
-
-    name = config.tracking.experiment or facts.name
-    experiment_id = store.experiment_id(name, config.tracking, config.output_path)
-    found = mlflow.MlflowClient().search_runs(
+def runs(client: MlflowClient, experiment_id: str, config: Config, key: str, status: str) -> list[Run]:
+    """Runs of this study in an experiment with this key and a status such as `= 'FINISHED'`, the newest first."""
+    found = client.search_runs(
         [experiment_id],
-        f"tags.run_key = '{key}' and attributes.status {equals} 'FINISHED'",
+        f"tags.run_key = '{key}' and attributes.status {status}",
         order_by=["attributes.start_time DESC"],
     )
     # A run belongs to one study and one arm of it, whatever else has the same settings.

@@ -5,11 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError, UserError, require
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from pipeline.config import Config
+    from pipeline.data import DatasetFacts
 
 STORE_FILE = "mlflow.db"
 DASHBOARD_PORT = 5000
@@ -48,6 +55,16 @@ class Tracking:
             "Use for example tracking.register_as=fashion_heads.",
         )
 
+    @property
+    def is_server(self) -> bool:
+        """Whether the store is behind a server, which may not answer."""
+        return self.uri is not None and self.uri.startswith(("http://", "https://"))
+
+    @property
+    def recorded(self) -> Tracking:
+        """Where runs are recorded first: with a server, the local store in `output_dir`."""
+        return replace(self, uri=None) if self.is_server else self
+
 
 def store_uri(tracking: Tracking, output_path: Path) -> str:
     """The tracking URI: the configured one, or the absolute one of the SQLite store in `output_path`."""
@@ -56,7 +73,7 @@ def store_uri(tracking: Tracking, output_path: Path) -> str:
 
 def server_address(tracking: Tracking, port: int = DASHBOARD_PORT) -> str:
     """Where a browser finds the dashboard: the tracking server, or the one that `pipeline.dashboard` starts."""
-    if tracking.uri is not None and tracking.uri.startswith(("http://", "https://")):
+    if tracking.uri is not None and tracking.is_server:
         return tracking.uri.rstrip("/")
     return f"http://127.0.0.1:{port}"
 
@@ -83,6 +100,7 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # Commands print links of their own.
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -121,17 +139,33 @@ def _create_local_store(output_path: Path) -> None:
         beside.replace(store)
 
 
-def experiment_id(name: str, tracking: Tracking, output_path: Path) -> str:
+def experiment_for(config: Config, facts: DatasetFacts) -> str:
+    """The id of the experiment that a run is recorded in, where it is recorded first."""
     import mlflow
 
-    client = mlflow.MlflowClient()
+    name = config.tracking.experiment or facts.name
+    artifacts = (config.output_path / "artifacts" / name.replace("/", "-")).as_uri()
+    return experiment_id(mlflow.MlflowClient(), name, None if config.tracking.recorded.uri else artifacts)
+
+
+def experiment_id(client: MlflowClient, name: str, artifact_location: str | None = None) -> str:
+    """The id of the experiment of that name, which is created if need be.
+
+    Args:
+        client: Of the store that has it.
+        name: Of the experiment.
+        artifact_location: Where a new one keeps its files; null leaves it to the store, as a server wants it.
+
+    Raises:
+        UserError: The experiment was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        # A server decides for itself where its artifacts go.
-        artifacts = None if tracking.uri else (output_path / "artifacts" / name.replace("/", "-")).as_uri()
         try:
-            return client.create_experiment(name, artifact_location=artifacts)
-        except mlflow.MlflowException:  # Another process created it meanwhile.
+            return client.create_experiment(name, artifact_location=artifact_location)
+        except MlflowException:  # Another process created it meanwhile.
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise

@@ -15,6 +15,7 @@ from pipeline.verdicts import LEGEND
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.entities import Run
 
 QUESTION = (
     "What should replace the Dense layers after a fully convolutional network, and will it still work when the image "
@@ -66,6 +67,18 @@ def newest_runs(study: str) -> pd.DataFrame:
 def run(run_id: str) -> pd.DataFrame:
     """One run, as a row."""
     return _search(f"attributes.run_id = '{run_id}'")
+
+
+def trained(study: str | None = None) -> pd.DataFrame:
+    """All trained runs, or those of one study, the oldest first; reports are not among them."""
+    return _search("tags.head != ''" + (f" and tags.study = '{study}'" if study else ""))
+
+
+def entities(runs: pd.DataFrame) -> list[Run]:
+    """The same runs as MLflow's entities."""
+    import mlflow
+
+    return [mlflow.MlflowClient().get_run(run_id) for run_id in runs.get("run_id", [])]
 
 
 def studies() -> list[str]:

@@ -1,7 +1,8 @@
-"""The program against a hand-written Keras script on the same work, or against itself with deterministic operations.
+"""The program against a hand-written Keras script, or against itself: deterministic, or without its guards.
 
     python tests/benchmarks/compare_speed.py --pairs 5
     python tests/benchmarks/compare_speed.py --pairs 5 --deterministic
+    python tests/benchmarks/compare_speed.py --pairs 5 --guards
 
 Machines are noisy and change their speed within minutes, so the two sides run in pairs, one right after the other,
 taking turns in going first, and what counts is the ratio within a pair. Prints a Markdown table.
@@ -26,6 +27,8 @@ import mlflow
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("bare_keras.py")
+UNGUARDED = Path(__file__).with_name("unguarded.py")
+PROGRAM = ("-m", "pipeline.train")
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Side:
     run: Callable[[Work], Measured]
 
 
-def run_program(work: Work, *overrides: str) -> Measured:
+def run_program(work: Work, *overrides: str, program: tuple[str, ...] = PROGRAM) -> Measured:
     """Runs one training of the program and reads its record back.
 
     Only the training size is probed and the model is not recorded, since the script does neither: otherwise the wall
@@ -87,8 +90,7 @@ def run_program(work: Work, *overrides: str) -> Measured:
     with tempfile.TemporaryDirectory() as directory:
         seconds, _ = _run_process(
             directory,
-            "-m",
-            "pipeline.train",
+            *program,
             "head=global_average_pool",
             f"dataset={work.dataset}",
             f"training.epochs={work.epochs}",
@@ -156,7 +158,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5, help="runs of each side (default: %(default)s)")
     parser.add_argument("--dataset", nargs="+", choices=WORK, default=list(WORK), help="default: all")
-    parser.add_argument(
+    against = parser.add_mutually_exclusive_group()
+    against.add_argument(
+        "--guards", action="store_true", help="compare the program to itself without what makes it resumable instead"
+    )
+    against.add_argument(
         "--deterministic",
         action="store_true",
         help="compare the program with training.deterministic=true to itself with false instead",
@@ -167,6 +173,9 @@ def main() -> None:
     if arguments.deterministic:
         first = Side("deterministic", lambda work: run_program(work, "training.deterministic=true"))
         second = Side("default", lambda work: run_program(work, "training.deterministic=false"))
+    elif arguments.guards:
+        first = Side("program", run_program)
+        second = Side("unguarded", lambda work: run_program(work, program=(str(UNGUARDED),)))
     else:
         first, second = Side("program", run_program), Side("script", run_script)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import mlflow
@@ -12,33 +12,37 @@ from mlflow import MlflowClient
 
 from pipeline.errors import ConfigError, UserError
 from pipeline.tracking.store import Tracking, experiment_id, open_store, server_address
-from tests.conftest import ROOT
+
+PROCESSES, ROUNDS = 8, 10
+
+
+def _use(start: Barrier, directory: Path, number: int) -> None:
+    """In each round, all processes at once are the first to use a store: each records a metric in it."""
+    for round_ in range(ROUNDS):
+        path = directory / str(round_)
+        start.wait(timeout=60)
+        open_store(Tracking(), path)
+        experiment = experiment_id(MlflowClient(), "shared", (path / "artifacts").as_uri())
+        with mlflow.start_run(experiment_id=experiment):
+            mlflow.log_metric("value", number)
 
 
 def test_first_users_of_a_store_do_not_break_it(tmp_path: Path) -> None:
-    """Six processes at once, each creating the store, the experiment and a run."""
-    script = (
-        "import sys, mlflow; from pathlib import Path; from pipeline.tracking import store\n"
-        "settings, path = store.Tracking(), Path(sys.argv[1])\n"
-        "store.open_store(settings, path)\n"
-        "experiment = store.experiment_id('shared', settings, path)\n"
-        "with mlflow.start_run(experiment_id=experiment): mlflow.log_metric('value', float(sys.argv[2]))\n"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path), str(number)], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
-        for number in range(6)
-    ]
-    failures = [stderr for process in processes if (stderr := process.communicate()[1]) and process.returncode]
-    assert failures == []
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("shared")
-    assert experiment is not None
-    assert experiment.artifact_location == (tmp_path / "artifacts" / "shared").as_uri()
-    values = [run.data.metrics["value"] for run in client.search_runs([experiment.experiment_id])]
-    assert sorted(values) == [0, 1, 2, 3, 4, 5]
-    assert not list(tmp_path.glob("incomplete-*"))
+    """Eight processes at the same instant, in ten fresh stores: 80 runs and 80 metrics, and no failure."""
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(PROCESSES)
+    users = [context.Process(target=_use, args=(start, tmp_path, number)) for number in range(PROCESSES)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    assert [user.exitcode for user in users] == [0] * PROCESSES
+    for round_ in range(ROUNDS):
+        client = MlflowClient(f"sqlite:///{tmp_path / str(round_) / 'mlflow.db'}")
+        (experiment,) = (one for one in client.search_experiments() if one.name == "shared")
+        runs = client.search_runs([experiment.experiment_id])
+        assert sorted(run.data.metrics["value"] for run in runs) == list(range(PROCESSES))
+        assert not list((tmp_path / str(round_)).glob("incomplete-*"))
 
 
 def test_a_dead_server_is_named_before_anything_is_trained(tmp_path: Path) -> None:
@@ -48,10 +52,10 @@ def test_a_dead_server_is_named_before_anything_is_trained(tmp_path: Path) -> No
 
 def test_a_deleted_experiment_is_named_with_the_way_back(tmp_path: Path) -> None:
     open_store(Tracking(), tmp_path)
-    gone = experiment_id("gone", Tracking(), tmp_path)
+    gone = experiment_id(MlflowClient(), "gone", (tmp_path / "artifacts").as_uri())
     mlflow.delete_experiment(gone)
     with pytest.raises(UserError, match=f"was deleted.*restore --experiment-id {gone}"):
-        experiment_id("gone", Tracking(), tmp_path)
+        experiment_id(MlflowClient(), "gone", (tmp_path / "artifacts").as_uri())
 
 
 def test_a_directory_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:

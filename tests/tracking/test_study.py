@@ -45,7 +45,9 @@ def _state(client: MlflowClient, experiment: str, key: str) -> dict:
 
 
 def test_the_newest_call_of_a_study_is_found_in_each_experiment(client: MlflowClient, tmp_path: Path) -> None:
-    digits, fashion = (experiment_id(name, Tracking(), tmp_path) for name in ("digits", "fashion"))
+    digits, fashion = (
+        experiment_id(MlflowClient(), name, (tmp_path / "artifacts").as_uri()) for name in ("digits", "fashion")
+    )
     for experiment, sweep in ((digits, "1"), (fashion, "2"), (digits, "3"), (digits, "3")):
         _record(experiment, sweep)
     _record(digits, "4", of_study="other")
@@ -60,7 +62,9 @@ def test_the_newest_call_of_a_study_is_found_in_each_experiment(client: MlflowCl
 
 
 def test_views_of_studies_and_datasets_stay_apart(client: MlflowClient, tmp_path: Path) -> None:
-    digits, fashion = (experiment_id(name, Tracking(), tmp_path) for name in ("digits", "fashion"))
+    digits, fashion = (
+        experiment_id(MlflowClient(), name, (tmp_path / "artifacts").as_uri()) for name in ("digits", "fashion")
+    )
     _record(digits, "1", question="Which head?")
     _record(fashion, "1", question="Which head?")
     _record(digits, "2", of_study="widths", **{"head.hidden_units": "[8]"})
@@ -94,7 +98,7 @@ def test_views_of_studies_and_datasets_stay_apart(client: MlflowClient, tmp_path
 
 
 def test_what_a_user_writes_below_the_line_of_a_description_stays(client: MlflowClient, tmp_path: Path) -> None:
-    digits = experiment_id("digits", Tracking(), tmp_path)
+    digits = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
     _record(digits, "1")
     study.publish_views(study.runs_of_sweep("1"))
     written = client.get_experiment(digits).tags[views.DESCRIPTION_TAG]
@@ -105,7 +109,7 @@ def test_what_a_user_writes_below_the_line_of_a_description_stays(client: Mlflow
 
 
 def test_a_single_run_has_a_view_and_does_not_take_a_studys_place(client: MlflowClient, tmp_path: Path) -> None:
-    digits = experiment_id("digits", Tracking(), tmp_path)
+    digits = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
     _record(digits, None, of_study=None)
     (alone,) = study.publish_views(mlflow.search_runs([digits]))
     assert (alone.key, alone.name) == ("all", "all runs")

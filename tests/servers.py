@@ -1,0 +1,120 @@
+"""Running MLflow servers, for tests; one can be stopped, and one hidden behind errors."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+TRACKING_SERVER = shlex.split(
+    "server --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///server.db --artifacts-destination artifacts"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def start(*arguments: str, port: int, cwd: Path, **settings: str) -> subprocess.Popen[bytes]:
+    """Starts `mlflow ARGUMENTS`, a server, in a session of its own, and waits until it answers."""
+    with (cwd / "mlflow.log").open("ab") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("mlflow")), *arguments, "--port", str(port)],
+            cwd=cwd,
+            env={
+                **os.environ,
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                # `mlflow models serve` calls uvicorn by its bare name.
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                **settings,
+            },
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10):
+                return process
+        except (urllib.error.URLError, ConnectionError):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def stop(process: subprocess.Popen[bytes], number: int = signal.SIGINT) -> None:
+    """Ends a server with all of its processes."""
+    os.killpg(process.pid, number)
+    process.wait(timeout=60)
+
+
+@contextmanager
+def running(*arguments: str, cwd: Path, **settings: str) -> Iterator[str]:
+    """URI of a running `mlflow ARGUMENTS`."""
+    port = free_port()
+    process = start(*arguments, port=port, cwd=cwd, **settings)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop(process)
+
+
+class Proxy(ThreadingHTTPServer):
+    """Passes requests on to a server on another port, or answers 503 while `failing`."""
+
+    daemon_threads = True
+
+    def __init__(self, behind: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Forward)
+        self.behind, self.failing = behind, False
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Forward(BaseHTTPRequestHandler):
+    server: Proxy
+
+    def _forward(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.failing:
+            self.send_error(503)
+            return
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=60)
+        try:
+            connection.request(self.command, self.path, body, dict(self.headers.items()))
+            answer = connection.getresponse()
+            content = answer.read()
+        except OSError:
+            self.send_error(502)
+            return
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward  # noqa: N815
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
