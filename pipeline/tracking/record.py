@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 FAILURE_TAG = "failure"
 """Of a run that did not finish: why."""
+TABLE_FILE = "size_behavior.json"
 MODEL_TAG = "model_digest"
 """Of a run: digest of the weights of its recorded model."""
 
@@ -89,6 +90,7 @@ def start_run(config: Config, composed: str, data: Data, key: str, sweep: str | 
     except BaseException as error:
         with suppress(mlflow.MlflowException):  # What went wrong first is what the user has to see.
             mlflow.set_tag(FAILURE_TAG, f"{type(error).__name__}: {error}"[:5000])
+        with suppress(mlflow.MlflowException):  # In any case: a run that is left open, MLflow ends as FINISHED.
             mlflow.end_run("FAILED")
         raise
     mlflow.end_run("FINISHED")
@@ -193,9 +195,11 @@ class RunRecord:
         import mlflow
         import pandas as pd
         from mlflow.entities import Metric, RunTag
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
         now = int(time.time() * 1000)
-        metrics, tags, rows = [], [], []
+        metrics, rows = [], []
+        tags = [RunTag(MLFLOW_LOGGED_ARTIFACTS, json.dumps([{"path": TABLE_FILE, "type": "table"}]))]
         for plan, result in zip(planned, measured, strict=True):
             height, width = result.size
             values = {
@@ -235,7 +239,9 @@ class RunRecord:
                 }
             )
         mlflow.MlflowClient().log_batch(self.run_id, metrics=metrics, tags=tags)
-        mlflow.log_table(pd.DataFrame(rows).astype(object), "size_behavior.json")
+        # As mlflow.log_table does, which would append to the table of a run that goes on.
+        table = pd.DataFrame(rows).astype(object).to_json(orient="split", index=False)
+        mlflow.log_text(table, TABLE_FILE)
         _log_parquet(_size_predictions(measured, labels), "size_predictions")
 
     def page(self, description: str, figures: dict[str, Figure]) -> None:
