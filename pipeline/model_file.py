@@ -73,6 +73,7 @@ def written(model: keras.Model, path: Path, key: str) -> Iterator[Path]:
 
     Raises:
         ConfigError: The name does not end in `.keras`, or it cannot be written.
+        DiskFullError: There is no room for it.
     """
     require(path.suffix == ".keras", key, path, "has to end in .keras", f"Use for example {key}=converted.keras.")
     try:
@@ -80,4 +81,6 @@ def written(model: keras.Model, path: Path, key: str) -> Iterator[Path]:
             model.save(beside)
             yield beside
     except OSError as error:
+        if storage.is_full(error):
+            raise storage.DiskFullError(error, [path.parent], f"{key}=PATH") from error
         raise ConfigError(key, path, f"cannot be written: {error}", f"Choose another place with {key}=PATH.") from error

@@ -29,13 +29,13 @@ class DiskFullError(UserError):
     """There is no room left on a disk, or in a quota.
 
     Args:
-        error: What says so.
+        error: What says so (see `is_full`).
         places: Directories to look at: of each of their disks, the message tells the room.
         remedy: The setting that leads elsewhere.
     """
 
     def __init__(self, error: BaseException, places: list[Path], remedy: str = ELSEWHERE) -> None:
-        (said, *_) = str(_sign(error) or error).splitlines()
+        said = next(line for line in str(_sign(error)).splitlines() if _tells(line))
         super().__init__(
             f"The disk is full: {said.rstrip('.')}. Free: {room(places)}. Free some space and give the same command "
             f"again, which goes on where it stopped; or use another disk with {remedy}."
@@ -90,14 +90,18 @@ def room(places: list[Path]) -> str:
 
 def places_of(output_path: Path) -> list[Path]:
     """Where a run writes to: its `output_dir` with what may be mounted there, and the directory for temporary files."""
-    return [output_path, *sorted(output_path.glob("*/")), Path(tempfile.tempdir or os.environ.get("TMPDIR", "/tmp"))]
+    return [output_path, *sorted(output_path.glob("*")), Path(tempfile.tempdir or os.environ.get("TMPDIR", "/tmp"))]
 
 
 def _sign(error: BaseException | None) -> BaseException | None:
     """The first of an error and those that it came from that tells of a full disk."""
-    while error is not None and not any(sign in str(error) for sign in SIGNS_OF_A_FULL_DISK):
+    while error is not None and not _tells(str(error)):
         error = error.__cause__ or error.__context__
     return error
+
+
+def _tells(text: str) -> bool:
+    return any(sign in text for sign in SIGNS_OF_A_FULL_DISK)
 
 
 def _to_disk(path: Path) -> None:
