@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline import storage
+
 if TYPE_CHECKING:
     import keras
 
@@ -37,16 +39,13 @@ class State:
 
 
 def save(path: Path, model: keras.Model, state: State) -> None:
-    """Writes the state with all variables of a compiled model and its optimizer, beside its place and then renamed."""
+    """Writes the state with all variables of a compiled model and its optimizer; raises `OSError` if it cannot."""
     arrays = {f"model.{index}": variable.numpy() for index, variable in enumerate(model.variables)}
     arrays |= {f"optimizer.{index}": variable.numpy() for index, variable in enumerate(model.optimizer.variables)}
     arrays |= {f"best.{index}": weights for index, weights in enumerate(state.best_weights)}
     facts = json.dumps({"history": state.history, "best_epoch": state.best_epoch})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"incomplete-{path.name}")
-    with beside.open("wb") as file:
-        np.savez(file, facts=np.array(facts), **arrays)
-    beside.replace(path)
+    with storage.whole(path) as beside:
+        np.savez(beside, facts=np.array(facts), **arrays)
 
 
 def load(path: Path, model: keras.Model) -> State | None:

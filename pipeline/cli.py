@@ -14,18 +14,19 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from rich.console import Console
 
 from pipeline import config as schema
-from pipeline import failures
+from pipeline import failures, storage
 from pipeline.errors import UserError, suggestion
 
 log = logging.getLogger("pipeline")
@@ -52,12 +53,15 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             os.environ["HYDRA_FULL_ERROR"] = "1"
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
             schema.register()
+            # A log file on a full disk is not worth a stack trace for each of its lines.
+            logging.raiseExceptions = False
             composed = False
 
             @functools.wraps(task)
             def composed_task(config: DictConfig) -> Any:
                 nonlocal composed
                 composed = True
+                WritingTo.output_dir = config.output_dir
                 return task(config)
 
             start = hydra.main(version_base="1.3", config_path=str(schema.CONFIG_DIR), config_name=name)(composed_task)
@@ -70,6 +74,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                 sys.stderr.write("\nInterrupted. What was begun goes on with the same command.\n")
                 sys.exit(EXIT_INTERRUPTED)
             except Exception as error:
+                if storage.is_full(error) and not wants_trace:
+                    _end_with_full_disk(error)
                 # Whatever Hydra raises before the first run begins is about the command line.
                 mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException) or not composed
                 if wants_trace or not mistake:
@@ -82,8 +88,29 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
     return decorate
 
 
+class WritingTo(Callback):
+    """Learns from Hydra, before Hydra itself writes anything, where the program writes to."""
+
+    output_dir = "."
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        type(self).output_dir = config.output_dir
+
+    on_multirun_start = on_run_start
+
+
+def _end_with_full_disk(error: Exception) -> NoReturn:
+    if not isinstance(error, storage.DiskFullError):
+        error = storage.DiskFullError(error, storage.places_of(schema.absolute(WritingTo.output_dir)))
+    sys.stderr.write(f"\nError: {error}\n")
+    sys.exit(EXIT_FAILED)
+
+
 def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
-    """Lets a sweep go on after a run of it that failed, whose failure is noted and whose result is NaN."""
+    """Lets a sweep go on after a run of it that failed, whose failure is noted and whose result is NaN.
+
+    A full disk ends the sweep.
+    """
 
     @functools.wraps(task)
     def run(config: DictConfig) -> float:
@@ -92,6 +119,8 @@ def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], f
         try:
             return task(config)
         except Exception as error:
+            if storage.is_full(error):  # What follows would fail as well, perhaps only after hours of training.
+                _end_with_full_disk(error)
             is_mistake = isinstance(error, UserError | OmegaConfBaseException)
             message = explain(error) if is_mistake else f"{type(error).__name__}: {error}"
             if not is_mistake:

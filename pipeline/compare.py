@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from pipeline import cli, failures, report, snapshot
+from pipeline import cli, failures, report, snapshot, storage
 from pipeline.analysis import Statistics, analyse
 from pipeline.config import PROJECT_ROOT, Comparison, absolute, to_typed
 from pipeline.errors import ConfigError, UserError, suggestion
@@ -96,15 +96,17 @@ def _report(runs: pd.DataFrame, statistics: Statistics, directory: Path, link: C
         console.print(report.control_text(group, statistics))
         for line in group.left_out:
             console.print(f"Left out: {line}.")
-    directory.mkdir(parents=True, exist_ok=True)
     title = study.common(runs, "params.question") or study.QUESTION
     text = report.markdown_page(groups, statistics)
-    (directory / "report.html").write_text(report.web_page(title, groups, statistics, link))
-    (directory / "report.md").write_text(text)
+    pages = {"report.html": report.web_page(title, groups, statistics, link), "report.md": text}
+    for name, page in pages.items():
+        with storage.whole(directory / name) as beside:
+            beside.write_text(page)
     snapshot.write(runs, directory / "runs.parquet")
     for group in groups:
         for name, figure in report.figures(group, statistics).items():
-            figure.savefig(directory / f"{group.file_name}-{name}.png")
+            with storage.whole(directory / f"{group.file_name}-{name}.png") as beside:
+                figure.savefig(beside)
     console.print(f"Report: {directory / 'report.html'}", soft_wrap=True)
     return text
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import math
 import os
+import shutil
 import sys
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from omegaconf import MISSING
 
+from pipeline import storage
 from pipeline.errors import ConfigError, UserError, class_and_first_line, require, require_at_least, suggestion
 from pipeline.heads import Size, of_shape, size_text
 
 if TYPE_CHECKING:
     import tensorflow as tf
     import tensorflow_datasets as tfds
+
+log = logging.getLogger("pipeline")
 
 DECODE_BATCH = 1024
 """Images decoded at a time while a cache is filled."""
@@ -242,6 +246,8 @@ class Dataset:
                 builder = self._builder()
                 builder.download_and_prepare()
         except Exception as error:  # TFDS and its downloaders raise almost anything.
+            if storage.is_full(error):
+                raise storage.DiskFullError(error, [data_dir], "dataset.data_dir=PATH") from error
             raise UserError(
                 f"dataset={self.name} could not be prepared in data_dir {data_dir}: {class_and_first_line(error)}\n"
                 f"Without a network, put the original archives into the manual directory "
@@ -530,11 +536,14 @@ def _check_no_overlap(builder: tfds.core.DatasetBuilder, train_split: str, test_
             )
 
 
-def _check_memory(builder: tfds.core.DatasetBuilder, split: str, facts: DatasetFacts) -> None:
+def _available_memory() -> int:
     import psutil
 
-    needed = builder.info.splits[split].num_examples * int(np.prod(facts.image_shape))
-    available = psutil.virtual_memory().available
+    return psutil.virtual_memory().available
+
+
+def _check_memory(split: str, facts: DatasetFacts, needed: int) -> None:
+    available = _available_memory()
     require(
         needed < available,
         "dataset.cache",
@@ -589,47 +598,72 @@ def _decode_once(
     builder = _find_builder(name, version, data_dir)
     digest = split_digest(builder, split)
     shape = (int(builder.info.splits[split].num_examples), *facts.image_shape)
-    if cache is Cache.memory:
-        _check_memory(builder, split, facts)
-        images, labels = np.empty(shape, np.uint8), np.empty(shape[0], np.int64)
-        _decode_into(builder, split, facts.image_size, images, labels)
-        return DecodedSplit(split, digest, images, labels)
-
-    directory = cache_dir / f"{facts.name.replace('/', '-')}-{digest}-{'x'.join(map(str, facts.image_shape))}"
-    if not directory.is_dir():
-        _decode_to_disk(builder, split, facts.image_size, shape, directory)
-    images = np.load(directory / "images.npy", mmap_mode="r")
-    return DecodedSplit(split, digest, images, np.load(directory / "labels.npy"))
-
-
-def _decode_to_disk(
-    builder: tfds.core.DatasetBuilder, split: str, size: Size, shape: tuple[int, ...], directory: Path
-) -> None:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, then renamed: a killed process never leaves half a cache under the final name.
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix="incomplete-") as incomplete:
-        images = np.lib.format.open_memmap(Path(incomplete) / "images.npy", "w+", np.uint8, shape)
-        labels = np.empty(shape[0], np.int64)
-        _decode_into(builder, split, size, images, labels)
-        images.flush()
-        np.save(Path(incomplete) / "labels.npy", labels)
+    needed = math.prod(shape)
+    if cache is Cache.disk:
+        directory = cache_dir / f"{facts.name.replace('/', '-')}-{digest}-{'x'.join(map(str, facts.image_shape))}"
         try:
-            Path(incomplete).rename(directory)
-        except OSError:
-            if not directory.is_dir():  # If it is one now, another process made the same cache meanwhile.
+            return DecodedSplit(split, digest, *_decoded_on_disk(builder, split, shape, directory))
+        except OSError as error:
+            if not storage.is_full(error):
                 raise
-        else:
-            Path(incomplete).mkdir()  # What the context manager removes.
-
-
-def _decode_into(
-    builder: tfds.core.DatasetBuilder, split: str, size: Size, images: np.ndarray, labels: np.ndarray
-) -> None:
+            if needed >= _available_memory():
+                raise storage.DiskFullError(error, [cache_dir]) from error
+            log.warning(
+                "dataset.cache=disk: %s has no room for %.1f MB of decoded images (free: %s); they are kept in memory",
+                *(cache_dir, needed / 1e6, storage.room([cache_dir])),
+            )
+    _check_memory(split, facts, needed)
+    images, labels = np.empty(shape, np.uint8), np.empty(shape[0], np.int64)
     start = 0
-    for batch_images, batch_labels in every_example(builder, split, read(builder, split, size).batch(DECODE_BATCH)):
+    for batch_images, batch_labels in _decoded(builder, split, facts.image_size):
         end = start + len(batch_labels)
         images[start:end], labels[start:end] = batch_images, batch_labels
         start = end
+    return DecodedSplit(split, digest, images, labels)
+
+
+def _decoded_on_disk(
+    builder: tfds.core.DatasetBuilder, split: str, shape: tuple[int, ...], directory: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, C), memory-mapped, and labels (N,) from a directory, to which they are decoded if need be."""
+    from filelock import FileLock
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory.with_name(f"{directory.name}.lock")):  # Others wait, and decode nothing themselves.
+        if directory.is_dir():
+            try:
+                return _open_decoded(directory, shape)
+            except (OSError, EOFError, ValueError) as error:
+                log.warning("%s cannot be read (%s): the images are decoded anew", directory, error)
+                shutil.rmtree(directory)
+        storage.remove_leftovers(directory)
+        with storage.whole(directory) as beside:
+            _decode_to_disk(builder, split, shape, beside)
+        return _open_decoded(directory, shape)
+
+
+def _open_decoded(directory: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = np.load(directory / "images.npy", mmap_mode="r"), np.load(directory / "labels.npy")
+    if (images.shape, labels.shape) != (shape, shape[:1]):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels instead of {shape[0]}")
+    return images, labels
+
+
+def _decode_to_disk(builder: tfds.core.DatasetBuilder, split: str, shape: tuple[int, ...], directory: Path) -> None:
+    directory.mkdir()
+    _, height, width, _ = shape
+    # Not through a memory map: on a full disk, writing to one kills the process.
+    with (directory / "images.npy").open("wb") as images, (directory / "labels.npy").open("wb") as labels:
+        for file, kind, of_shape in ((images, "|u1", shape), (labels, "<i8", shape[:1])):
+            header = {"descr": kind, "fortran_order": False, "shape": of_shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        for batch_images, batch_labels in _decoded(builder, split, (height, width)):
+            images.write(batch_images.astype("|u1").tobytes())
+            labels.write(batch_labels.astype("<i8").tobytes())
+
+
+def _decoded(builder: tfds.core.DatasetBuilder, split: str, size: Size) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    return every_example(builder, split, read(builder, split, size).batch(DECODE_BATCH))
 
 
 def every_example(

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline import storage
+
 FILE = "failure.json"
 """In the directory that Hydra gives each run of a sweep."""
 
@@ -25,8 +27,8 @@ class Failure:
 
 def note(failure: Failure, directory: Path) -> None:
     """Notes the failure of the run to which Hydra has given a directory."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / FILE).write_text(json.dumps(asdict(failure)))
+    with storage.whole(directory / FILE) as beside:
+        beside.write_text(json.dumps(asdict(failure)))
 
 
 def of_sweep(directory: Path) -> list[Failure]:

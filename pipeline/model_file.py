@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import storage
 from pipeline.errors import ConfigError, first_line, require
 
 if TYPE_CHECKING:
@@ -73,14 +73,14 @@ def written(model: keras.Model, path: Path, key: str) -> Iterator[Path]:
 
     Raises:
         ConfigError: The name does not end in `.keras`, or it cannot be written.
+        DiskFullError: There is no room for it.
     """
     require(path.suffix == ".keras", key, path, "has to end in .keras", f"Use for example {key}=converted.keras.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix="incomplete-") as incomplete:
-            beside = Path(incomplete) / path.name
+        with storage.whole(path) as beside:
             model.save(beside)
             yield beside
-            beside.replace(path)
     except OSError as error:
+        if storage.is_full(error):
+            raise storage.DiskFullError(error, [path.parent], f"{key}=PATH") from error
         raise ConfigError(key, path, f"cannot be written: {error}", f"Choose another place with {key}=PATH.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import storage
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def write(runs: pd.DataFrame, path: Path) -> None:
         for column in runs
         if (column in NAMED or str(column).startswith(KEPT)) and not str(column).startswith(PRIVATE)
     ]
-    runs[columns].to_parquet(path, index=False, compression="zstd")
+    with storage.whole(path) as beside:
+        runs[columns].to_parquet(beside, index=False, compression="zstd")
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import checkpoint
+from pipeline import checkpoint, storage
 from pipeline.errors import UserError, require, require_at_least
 
 if TYPE_CHECKING:
@@ -274,8 +274,16 @@ def _keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, s
             last = epoch + 1 == self.params["epochs"]  # What follows the training may be interrupted, too.
             due = seconds is not None and (last or time.monotonic() - self.saved >= seconds)
             if state_file is not None and due:
-                checkpoint.save(state_file, self.model, state)
-                self.saved = time.monotonic()
+                try:
+                    checkpoint.save(state_file, self.model, state)
+                    self.saved = time.monotonic()
+                except OSError as error:
+                    log.warning(
+                        "  the state after epoch %d could not be saved: %s (free: %s); the training goes on without",
+                        epoch + 1,
+                        error,
+                        storage.room([state_file.parent]),
+                    )
 
     return Keeper()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,14 +89,32 @@ def test_the_disk_cache_is_read_back_and_leaves_nothing_unfinished(
 ) -> None:
     data_module._decode_once.cache_clear()
     first = _load(tmp_path, cache=Cache.disk).test_split
-    assert len(list((tmp_path / "cache").iterdir())) == 2  # train and test
+    caches = [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+    assert len(caches) == 2  # train and test
     data_module._decode_once.cache_clear()
-    monkeypatch.setattr(data_module, "_decode_into", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(data_module, "_decode_to_disk", lambda *_: pytest.fail("decoded again"))
     second = _load(tmp_path, cache=Cache.disk).test_split
     assert isinstance(first, DecodedSplit)
     assert isinstance(second, DecodedSplit)
     assert isinstance(second.images, np.memmap)
     assert np.array_equal(first.images, second.images)
+    data_module._decode_once.cache_clear()
+
+
+def test_a_damaged_disk_cache_is_named_and_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data_module._decode_once.cache_clear()
+    expected = _load(tmp_path, cache=Cache.disk).test_split
+    assert isinstance(expected, DecodedSplit)
+    images = np.array(expected.images)
+    data_module._decode_once.cache_clear()
+    (file,) = [path for path in (tmp_path / "cache").glob("*/images.npy") if len(np.load(path)) == len(images)]
+    os.truncate(file, 5000)
+    (file.parents[1] / f"incomplete-{file.parent.name}-x").mkdir()  # Of a process that was killed.
+    repaired = _load(tmp_path, cache=Cache.disk).test_split
+    assert isinstance(repaired, DecodedSplit)
+    assert np.array_equal(repaired.images, images)
+    assert [record.getMessage().startswith(f"{file.parent} cannot be read (") for record in caplog.records] == [True]
+    assert not list((tmp_path / "cache").glob("incomplete-*"))
     data_module._decode_once.cache_clear()
 
 

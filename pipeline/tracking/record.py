@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline.size_probe import MeasuredSize, PlannedSize
     from pipeline.training import Fit
 
+TABLE_FILE = "size_behavior.json"
 MODEL_TAG = "model_digest"
 """Of a run: digest of the weights of its recorded model."""
 
@@ -112,7 +113,7 @@ def _end(status: str, failure: str | None = None) -> None:
         return
     with suppress(mlflow.MlflowException):  # What went wrong first is what the user has to see.
         mlflow.set_tag(FAILURE_TAG, failure[:5000])
-    with suppress(mlflow.MlflowException):
+    with suppress(mlflow.MlflowException):  # In any case: a run that is left open, MLflow ends as FINISHED.
         mlflow.end_run(status)
 
 
@@ -222,9 +223,11 @@ class RunRecord:
         import mlflow
         import pandas as pd
         from mlflow.entities import Metric, RunTag
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
         now = int(time.time() * 1000)
-        metrics, tags, rows = [], [], []
+        metrics, rows = [], []
+        tags = [RunTag(MLFLOW_LOGGED_ARTIFACTS, json.dumps([{"path": TABLE_FILE, "type": "table"}]))]
         for plan, result in zip(planned, measured, strict=True):
             height, width = result.size
             values = {
@@ -264,7 +267,9 @@ class RunRecord:
                 }
             )
         mlflow.MlflowClient().log_batch(self.run_id, metrics=metrics, tags=tags)
-        mlflow.log_table(pd.DataFrame(rows).astype(object), "size_behavior.json")
+        # As mlflow.log_table does, which would append to the table of a run that goes on.
+        table = pd.DataFrame(rows).astype(object).to_json(orient="split", index=False)
+        mlflow.log_text(table, TABLE_FILE)
         _log_parquet(_size_predictions(measured, labels), "size_predictions")
 
     @held()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.tracking import store
 
@@ -68,6 +69,7 @@ def claim(output_path: Path, key: str) -> Iterator[Path]:
             f"output_dir={output_path}: {lock_file} cannot be locked: {error}. Use a directory that can be written to."
         ) from error
     with lock:
+        storage.remove_leftovers(state_file)
         yield state_file
         state_file.unlink(missing_ok=True)
         # Whoever waits for it will find that the run is finished.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pipeline import storage
 from pipeline.errors import ConfigError, UserError, require
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # It logs the stack trace of what it raises.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri = store_uri(tracking, output_path)
     try:
         if tracking.uri is None:
@@ -133,10 +136,9 @@ def _create_local_store(output_path: Path) -> None:
     with FileLock(output_path / f"{STORE_FILE}.lock"):
         if store.exists():
             return
-        # Beside it, then renamed: a killed process never leaves half a database under the final name.
-        beside = output_path / f"incomplete-{os.getpid()}-{STORE_FILE}"
-        mlflow.MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
-        beside.replace(store)
+        storage.remove_leftovers(store)
+        with storage.whole(store) as beside:
+            mlflow.MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
 
 
 def experiment_for(config: Config, facts: DatasetFacts) -> str:
