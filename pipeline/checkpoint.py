@@ -38,14 +38,19 @@ class State:
     best_weights: list[np.ndarray]
 
 
-def save(path: Path, model: keras.Model, state: State) -> None:
-    """Writes the state with all variables of a compiled model and its optimizer; raises `OSError` if it cannot."""
+def capture(model: keras.Model, state: State) -> dict[str, np.ndarray]:
+    """The state with all variables of a compiled model and its optimizer, as they are now."""
     arrays = {f"model.{index}": variable.numpy() for index, variable in enumerate(model.variables)}
     arrays |= {f"optimizer.{index}": variable.numpy() for index, variable in enumerate(model.optimizer.variables)}
     arrays |= {f"best.{index}": weights for index, weights in enumerate(state.best_weights)}
     facts = json.dumps({"history": state.history, "best_epoch": state.best_epoch})
+    return {"facts": np.array(facts), **arrays}
+
+
+def save(path: Path, captured: dict[str, np.ndarray]) -> None:
+    """Writes what was captured; raises `OSError` if it cannot."""
     with storage.whole(path) as beside:
-        np.savez(beside, facts=np.array(facts), **arrays)
+        np.savez(beside, **captured)  # type: ignore[arg-type]
 
 
 def load(path: Path, model: keras.Model) -> State | None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import checkpoint, storage
 from pipeline.errors import UserError, require, require_at_least
+from pipeline.interrupts import held
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import tensorflow as tf
 
     from pipeline.data import Data
@@ -76,7 +78,7 @@ class Training:
         strategy: `tf.distribute` strategy.
         jit_compile: Compile with XLA; on CPUs that is slower.
         checkpoint_seconds: Least time between two saved states, each after an epoch, from which an interrupted run goes
-            on; the last epoch's is saved in any case. null saves none.
+            on; the last epoch's is saved in any case, and the newest one's on Ctrl-C and SIGTERM. null saves none.
     """
 
     epochs: int = 5
@@ -224,23 +226,23 @@ def fit(
     for epoch, metrics in enumerate(state.history):
         on_epoch(epoch, metrics)
     progress = _progress(len(data.train_indices), training.epochs)
-    callbacks = [
-        progress,
-        _keeper(state, keep_best, state_file, training.checkpoint_seconds),
-        keras.callbacks.LambdaCallback(on_epoch_end=on_epoch),
-    ]
+    keeper = _keeper(state, keep_best, state_file, training.checkpoint_seconds)
     if done < training.epochs:
-        model.fit(
-            # The order of an epoch is a function of its number, so those before are passed over.
-            data.train(training.batch_size, training.epochs, training.sizes).skip(done * steps),
-            initial_epoch=done,
-            epochs=training.epochs,
-            steps_per_epoch=steps,
-            validation_data=data.validation(training.batch_size) if validates else None,
-            callbacks=callbacks,
-            shuffle=False,  # `data` shuffles.
-            verbose=0,
-        )
+        try:
+            model.fit(
+                # The order of an epoch is a function of its number, so those before are passed over.
+                data.train(training.batch_size, training.epochs, training.sizes).skip(done * steps),
+                initial_epoch=done,
+                epochs=training.epochs,
+                steps_per_epoch=steps,
+                validation_data=data.validation(training.batch_size) if validates else None,
+                callbacks=[progress, keeper, keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)],
+                shuffle=False,  # `data` shuffles.
+                verbose=0,
+            )
+        except (KeyboardInterrupt, SystemExit):
+            keeper.save()
+            raise
     model.set_weights(state.best_weights)
     return Fit(
         best_epoch=state.best_epoch,
@@ -254,6 +256,8 @@ def _keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, s
     import keras
 
     class Keeper(keras.callbacks.Callback):
+        unsaved: dict[str, np.ndarray] | None = None
+
         def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
             self.saved = time.monotonic()
 
@@ -271,19 +275,28 @@ def _keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, s
             accuracies = [metrics.get("val_accuracy", math.nan) for metrics in state.history]
             if not keep_best or not state.best_weights or accuracies[epoch] > accuracies[state.best_epoch]:
                 state.best_epoch, state.best_weights = epoch, self.model.get_weights()
+            if state_file is None or seconds is None:
+                return
+            self.unsaved = checkpoint.capture(self.model, state)
             last = epoch + 1 == self.params["epochs"]  # What follows the training may be interrupted, too.
-            due = seconds is not None and (last or time.monotonic() - self.saved >= seconds)
-            if state_file is not None and due:
-                try:
-                    checkpoint.save(state_file, self.model, state)
-                    self.saved = time.monotonic()
-                except OSError as error:
-                    log.warning(
-                        "  the state after epoch %d could not be saved: %s (free: %s); the training goes on without",
-                        epoch + 1,
-                        error,
-                        storage.room([state_file.parent]),
-                    )
+            if last or time.monotonic() - self.saved >= seconds:
+                self.save()
+
+        @held()
+        def save(self) -> None:
+            """Saves the state after the newest epoch, if it is not saved yet."""
+            if state_file is None or self.unsaved is None:
+                return
+            try:
+                checkpoint.save(state_file, self.unsaved)
+                self.unsaved, self.saved = None, time.monotonic()
+            except OSError as error:
+                log.warning(
+                    "  the state after epoch %d could not be saved: %s (free: %s); the training goes on without",
+                    len(state.history),
+                    error,
+                    storage.room([state_file.parent]),
+                )
 
     return Keeper()
 

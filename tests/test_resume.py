@@ -16,6 +16,8 @@ from mlflow.entities import Run
 
 from tests.conftest import run_program, start_program
 
+EPOCH = "  accuracy: train"
+"""In the line that tells of a finished epoch."""
 EXACT = ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "test/accuracy", "test/loss", "train/kept_epoch")
 
 
@@ -123,12 +125,26 @@ def test_another_study_has_its_own_runs(tmp_path: Path) -> None:
     assert len({run.data.tags["run_key"] for run in runs}) == 1
 
 
+def _kill_in_training(process: subprocess.Popen[str], moments: random.Random) -> int:
+    """SIGKILL up to half a second after the process has finished one to four epochs; returns how many it has."""
+    assert process.stdout is not None
+    wanted, seen = moments.randint(1, 4), 0
+    for line in process.stdout:
+        seen += EPOCH in line
+        if seen == wanted:
+            time.sleep(moments.uniform(0, 0.5))
+            process.kill()
+            wanted = -1  # What it still had to say is counted, too.
+    return seen
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_study_killed_at_twenty_moments_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     """SIGKILL at random moments, and the same command until it is done: six runs, no orphan, the same numbers."""
+    runs, epochs = 6, 8
     arguments = [
-        *("study=heads", "seed=0,1", "training.epochs=4", "training.deterministic=true"),
+        *("study=heads", "seed=0,1", f"training.epochs={epochs}", "training.deterministic=true"),
         *("training.checkpoint_seconds=0", "size_probe.ways=[]"),
     ]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
@@ -137,23 +153,25 @@ def test_a_study_killed_at_twenty_moments_ends_like_an_undisturbed_one(tmp_path:
     assert run_program("pipeline.train", *arguments, cwd=undisturbed, timeout=900).returncode == 0
     expected = {run.info.run_name: _points(run) for run in _runs(undisturbed)}
 
-    moments, kills, epochs = random.Random(0), 0, 0
+    moments, kills, trained = random.Random(0), 0, 0
     while True:
         process = start_program("pipeline.train", *arguments, cwd=killed, stderr=subprocess.STDOUT)
-        try:
-            # At first within a run, then anywhere, and from the 20th kill on with all the time it needs.
-            output, _ = process.communicate(timeout=moments.uniform(8, 25) if kills < 20 else 900)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, _ = process.communicate()
-            kills += 1
-            epochs += len(re.findall(r"epoch \d/4  accuracy", output))
-            continue
-        epochs += len(re.findall(r"epoch \d/4  accuracy", output))
-        assert process.returncode == 0, output
-        if kills >= 20:
+        if kills < 20 and kills % 4:  # Most of them within a training,
+            trained += _kill_in_training(process, moments)
+        else:  # some anywhere, and from the 20th on none.
+            try:
+                output, _ = process.communicate(timeout=moments.uniform(1, 30) if kills < 20 else 900)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                output, _ = process.communicate()
+            trained += output.count(EPOCH)
+        if process.wait() == 0:
             break
-    runs = _runs(killed)
-    assert [run.info.status for run in runs] == ["FINISHED"] * 6
-    assert {run.info.run_name: _points(run) for run in runs} == expected
-    print(f"{kills} kills; {epochs} epochs trained for 24: {epochs / 24 - 1:.0%} done twice")
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+    assert kills >= 20
+    found = _runs(killed)
+    assert [run.info.status for run in found] == ["FINISHED"] * runs
+    assert {run.info.run_name: _points(run) for run in found} == expected
+    twice = trained - runs * epochs
+    print(f"{kills} kills; {runs * epochs} epochs, {twice} of them done twice, and what had been done of the next one")

@@ -146,13 +146,16 @@ def test_a_model_for_any_size_trains_at_several(digits: Data) -> None:
     assert losses[2] < losses[0]
 
 
-@pytest.mark.parametrize("keep_weights", list(KeepWeights), ids=lambda choice: choice.value)
+@pytest.mark.parametrize(
+    ("keep_weights", "seconds"),
+    [(KeepWeights.best, 0.0), (KeepWeights.last, 1000.0)],  # Saved after each epoch; saved when it is interrupted.
+)
 def test_an_interrupted_training_ends_like_an_undisturbed_one(
-    digits: Data, tmp_path: Path, keep_weights: KeepWeights
+    digits: Data, tmp_path: Path, keep_weights: KeepWeights, seconds: float
 ) -> None:
     """Bit for bit: weights, optimizer, random state of dropout, order of the images, drawn sizes, best epoch."""
     training = Training(
-        epochs=4, batch_size=64, sizes=[6, 8], keep_weights=keep_weights, deterministic=True, checkpoint_seconds=0.0
+        epochs=4, batch_size=64, sizes=[6, 8], keep_weights=keep_weights, deterministic=True, checkpoint_seconds=seconds
     )
     training.prepare_devices()
     head = GlobalAveragePool(dropout=0.3)
