@@ -142,7 +142,7 @@ def _kill_in_training(process: subprocess.Popen[str], moments: random.Random) ->
 @pytest.mark.timeout(3000)
 def test_a_study_killed_at_twenty_moments_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     """SIGKILL at random moments, and the same command until it is done: six runs, no orphan, the same numbers."""
-    runs, epochs = 6, 8
+    runs, epochs = 6, 20
     arguments = [
         *("study=heads", "seed=0,1", f"training.epochs={epochs}", "training.deterministic=true"),
         *("training.checkpoint_seconds=0", "size_probe.ways=[]"),
@@ -160,7 +160,7 @@ def test_a_study_killed_at_twenty_moments_ends_like_an_undisturbed_one(tmp_path:
             trained += _kill_in_training(process, moments)
         else:  # some anywhere, and from the 20th on none.
             try:
-                output, _ = process.communicate(timeout=moments.uniform(1, 30) if kills < 20 else 900)
+                output, _ = process.communicate(timeout=moments.uniform(1, 15) if kills < 20 else 900)
             except subprocess.TimeoutExpired:
                 process.kill()
                 output, _ = process.communicate()
