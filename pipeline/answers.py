@@ -11,6 +11,8 @@ def pack(right: np.ndarray) -> bytes:
 
 
 def unpack(packed: bytes) -> np.ndarray:
-    """The inverse of `pack`."""
+    """The inverse of `pack`; raises `ValueError` for what it did not make."""
     count = int.from_bytes(packed[:4], "big")
+    if len(packed) != 4 + -(-count // 8):
+        raise ValueError(f"these are not the answers to {count} images: {len(packed)} bytes")
     return np.unpackbits(np.frombuffer(packed[4:], np.uint8), count=count).astype(bool)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline import storage
+from pipeline.errors import class_and_first_line
 
 if TYPE_CHECKING:
     import keras
@@ -62,20 +62,21 @@ def load(path: Path, model: keras.Model) -> State | None:
     if not path.is_file():
         return None
     model.optimizer.build(model.trainable_variables)
-    variables = {"model": model.variables, "optimizer": model.optimizer.variables}
+    variables = {"model": model.variables, "optimizer": model.optimizer.variables, "best": model.weights}
     try:
         with np.load(path, allow_pickle=False) as arrays:
             facts = json.loads(str(arrays["facts"]))
             values = {name: [arrays[f"{name}.{index}"] for index in range(len(of))] for name, of in variables.items()}
-            best = [arrays[f"best.{index}"] for index in range(len(model.weights))]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        log.warning("%s cannot be read (%s): the training begins anew", path, error)
+        state = State(best_weights=values["best"], **facts)
+        if not 0 <= state.best_epoch < len(state.history):
+            raise ValueError(f"its best epoch, {state.best_epoch}, is none of the {len(state.history)} that it holds")
+        for name, of in variables.items():
+            if [value.shape for value in values[name]] != [tuple(variable.shape) for variable in of]:
+                raise ValueError(f"it holds another {name}")
+    except Exception as error:  # A file that is cut short, damaged or of another kind can fail in any way.
+        log.warning("%s cannot be read (%s): the training begins anew", path, class_and_first_line(error))
         return None
-    for name, of in variables.items():
-        if [value.shape for value in values[name]] != [tuple(variable.shape) for variable in of]:
-            log.warning("%s cannot be read (it holds another %s): the training begins anew", path, name)
-            return None
-    for name, of in variables.items():
-        for variable, value in zip(of, values[name], strict=True):
+    for name in ("model", "optimizer"):
+        for variable, value in zip(variables[name], values[name], strict=True):
             variable.assign(value)
-    return State(best_weights=best, **facts)
+    return state

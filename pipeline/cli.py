@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import math
@@ -35,6 +36,11 @@ EXIT_FAILED = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
+CANNOT_WRITE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
+}
+"""Errors of the file system that the user can mend."""
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -77,8 +83,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                 if storage.is_full(error) and not wants_trace:
                     _end_with_full_disk(error)
                 # Whatever Hydra raises before the first run begins is about the command line.
-                mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException) or not composed
-                if wants_trace or not mistake:
+                if wants_trace or (composed and not is_mistake(error)):
                     raise
                 sys.stderr.write(f"\nError: {explain(error)}\n")
                 sys.exit(EXIT_MISTAKE)
@@ -121,9 +126,8 @@ def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], f
         except Exception as error:
             if storage.is_full(error):  # What follows would fail as well, perhaps only after hours of training.
                 _end_with_full_disk(error)
-            is_mistake = isinstance(error, UserError | OmegaConfBaseException)
-            message = explain(error) if is_mistake else f"{type(error).__name__}: {error}"
-            if not is_mistake:
+            message = explain(error) if is_mistake(error) else f"{type(error).__name__}: {error}"
+            if not is_mistake(error):
                 traceback.print_exc()
             log.error("  failed: %s", message)
             failures.note(failures.Failure(command_line(), message), Path(HydraConfig.get().runtime.output_dir))
@@ -199,16 +203,36 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
+def is_mistake(error: BaseException) -> bool:
+    """Whether the user can mend what went wrong; all else is a bug of the program."""
+    known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    return known or _is_out_of_memory(error) or getattr(error, "errno", None) in CANNOT_WRITE
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # TensorFlow's is told by its name: it may not be imported yet.
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+
+
 def explain(error: Exception) -> str:
     """One message for a mistake: the setting, the value received, the rule, the remedy."""
     if isinstance(error, UserError):
         return str(error)
+    if _is_out_of_memory(error):
+        what = re.sub(r"\{\{.*?\}\} | on /job:.*", "", str(error).partition("\n")[0])
+        return (
+            f"There is not enough memory: {what}. Use a smaller training.batch_size, size_probe.batch_size, "
+            "dataset.image_size, backbone.filters or head.hidden_units."
+        )
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(error, MissingConfigException):
         return _explain_missing_option(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}. Use an output_dir that can be written to, with room in it: output_dir=PATH."
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _explain_value(cause.full_key, str(error), cause)
-    first = str(error).strip().splitlines()[0].rstrip(".")
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: cannot be read as key=value ({first}). Quote a value with special characters "
@@ -216,7 +240,10 @@ def explain(error: Exception) -> str:
         )
     if first.startswith("Ambiguous value"):
         return f"{first}: several values make a sweep. Add --multirun to try each, or write [a,b] for a list."
-    return f"{first}. See python -m pipeline.train --help for settings and examples."
+    # What Hydra says of an option that is not a name does not say of which.
+    chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in schema.GROUPS]
+    shown = f"{' '.join(chosen)}: {first}" if chosen else first
+    return f"{shown}. See python -m pipeline.train --help for settings and examples."
 
 
 def _explain_missing_option(error: MissingConfigException) -> str:
@@ -237,10 +264,11 @@ def _explain_value(key: str, message: str, cause: OmegaConfBaseException) -> str
         return str(schema.unknown_key(key, value, known))
     if isinstance(cause, InterpolationResolutionError):
         quoted = re.search(r'"(.+)"', str(cause))
-        return f"{key} has no value: {quoted.group(1) if quoted else cause}. Set it, or give {key}=VALUE."
+        why = quoted.group(1) if quoted else str(cause).splitlines()[0]
+        return f"{key} has no value: {why}. Set it, or give {key}=VALUE."
     key = re.sub(r"\[\d+\]$", "", key)  # The setting that was typed, not its element.
     rule = str(cause).splitlines()[0].rstrip(".")
     if "is not a ListConfig" in rule:
-        rule = f"must be a list, such as {key}=[{value}]"
+        rule = f"must be a list, such as {key}=[{value or '1,2'}]"
     shown = key if value is None else f"{key}={value}"
     return f"{shown}: {rule}. python -m pipeline.train --cfg job shows every setting with a valid value."

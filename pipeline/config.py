@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from hydra.core.plugins import Plugins
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from pipeline.analysis import Statistics
 from pipeline.backbones import BACKBONES, Backbone
 from pipeline.data import Dataset
-from pipeline.errors import ConfigError, require, suggestion
+from pipeline.errors import ConfigError, is_side, require, require_plain_name, suggestion
+from pipeline.experiment_files import ExperimentFiles
 from pipeline.heads import HEADS, Head
 from pipeline.image_folder import ImageFolder
 from pipeline.size_probe import SizeProbe
@@ -25,6 +28,8 @@ _PACKAGE = Path(__file__).resolve().parent
 PROJECT_ROOT = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
 """Holds `conf/` and `experiments/`: the repository, or the package itself once it is installed from a wheel."""
 CONFIG_DIR = PROJECT_ROOT / "conf"
+GROUPS = ("dataset", "backbone", "head", "training", "size_probe", "tracking", "arm", "study")
+"""Whose options are files, chosen with GROUP=OPTION."""
 T = TypeVar("T")
 
 
@@ -76,6 +81,8 @@ class Config(InOutputDir):
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2³²)", "Use for example seed=0.")
+        require_plain_name("study", self.study)
+        require_plain_name("arm", self.arm)
         require(self.output_dir != "", "output_dir", "", "must name a directory", "Use for example output_dir=outputs.")
         require(
             self.training.keep_weights is KeepWeights.last or self.dataset.validation_fraction > 0,
@@ -129,6 +136,8 @@ class Comparison(InOutputDir):
             "is needed, or else snapshot=FILE, and not both",
             "Use for example study=heads.",
         )
+        require_plain_name("study", self.study)
+        require_plain_name("sweep", self.sweep)
 
 
 @dataclass
@@ -166,10 +175,10 @@ class Conversion(InOutputDir):
             suggestion(self.way or "", WAY_RULES) or "Leave it out to see which the model allows.",
         )
         require(
-            self.image_size is None or (len(self.image_size) == 2 and all(side >= 1 for side in self.image_size)),
+            self.image_size is None or (len(self.image_size) == 2 and all(map(is_side, self.image_size))),
             "image_size",
             self.image_size,
-            "must be null or [height, width], each at least 1 px",
+            "must be null or [height, width], each from 1 to 65,535 px",
             "Use for example image_size=[28,28].",
         )
         require(
@@ -238,6 +247,7 @@ def register() -> None:
     for group, classes in (("backbone", BACKBONES), ("head", HEADS)):
         for option in classes:
             store.store(group=f"schema/{group}", name=option.name, node=option)
+    Plugins.instance().register(ExperimentFiles)
     OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
     OmegaConf.register_new_resolver("absolute", lambda path: str(absolute(path)), replace=True)
 
@@ -251,7 +261,9 @@ def to_typed(config: DictConfig, schema: type[T]) -> T:
     for key in sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(key, "???", "has no value", f"Give one, as in {key}=VALUE.")
     _refuse_unknown(config, "")
-    typed = OmegaConf.to_object(config)
+    resolved = copy.deepcopy(config)
+    _check_types(resolved, "")
+    typed = OmegaConf.to_object(resolved)
     assert isinstance(typed, schema)
     return typed
 
@@ -265,6 +277,24 @@ def _refuse_unknown(config: DictConfig, prefix: str) -> None:
             raise unknown_key(name, value, known)
         if isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value)):
             _refuse_unknown(value, f"{name}.")
+
+
+def _check_types(config: DictConfig, prefix: str) -> None:
+    """Refuses what OmegaConf does not look for: lists in lists, and references to values of another type."""
+    for key, value in config.items():
+        name = prefix + str(key)
+        if OmegaConf.is_interpolation(config, str(key)):
+            config[key] = value  # Which OmegaConf does look at.
+        if isinstance(value, DictConfig):
+            _check_types(value, f"{name}.")
+        elif isinstance(value, ListConfig):
+            require(
+                not any(isinstance(item, ListConfig | DictConfig) for item in value),
+                name,
+                value,
+                "must be a list of single values",
+                f"Use for example {name}=[1,2].",
+            )
 
 
 def unknown_key(key: str, value: Any, known: list[str]) -> ConfigError:

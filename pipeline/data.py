@@ -11,6 +11,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -24,7 +25,7 @@ import numpy as np
 from omegaconf import MISSING
 
 from pipeline import storage
-from pipeline.errors import ConfigError, UserError, class_and_first_line, require, require_at_least, suggestion
+from pipeline.errors import ConfigError, UserError, class_and_first_line, is_side, require, require_at_least, suggestion
 from pipeline.heads import Size, of_shape, size_text
 
 if TYPE_CHECKING:
@@ -128,11 +129,18 @@ class Dataset:
             "Use for example dataset.validation_fraction=0.1.",
         )
         require(
-            self.image_size is None or (len(self.image_size) == 2 and all(side >= 1 for side in self.image_size)),
+            self.image_size is None or (len(self.image_size) == 2 and all(map(is_side, self.image_size))),
             "dataset.image_size",
             self.image_size,
-            "must be null or [height, width], each at least 1 px",
+            "must be null or [height, width], each from 1 to 65,535 px",
             "Use for example dataset.image_size=[64,64].",
+        )
+        require(
+            self.version is None or re.fullmatch(r"(\d+|\*)(\.(\d+|\*)){2}", self.version) is not None,
+            "dataset.version",
+            self.version,
+            "must be null or three numbers",
+            "Use for example dataset.version=3.0.1, or null for the newest.",
         )
         require_at_least(1, "dataset.max_sizes", self.max_sizes, 64)
         require_at_least(1, "dataset.size_step", self.size_step, 16)
@@ -249,11 +257,13 @@ class Dataset:
             if storage.is_full(error):
                 raise storage.DiskFullError(error, [data_dir], "dataset.data_dir=PATH") from error
             raise UserError(
-                f"dataset={self.name} could not be prepared in data_dir {data_dir}: {class_and_first_line(error)}\n"
+                f"dataset={self.name} could not be prepared in data_dir {data_dir}: {class_and_first_line(error)}. "
                 f"Without a network, put the original archives into the manual directory "
                 f"{data_dir / 'downloads' / 'manual'}, name a directory that holds the prepared dataset with "
                 "dataset.data_dir=PATH, or use dataset=digits, which needs no download."
             ) from error
+        if not builder.info.splits:  # TFDS takes the folder for prepared, whatever is in it.
+            raise _damaged(builder, f"{builder.data_dir} does not say what is in it")
         return builder
 
     def _open(self, builder: tfds.core.DatasetBuilder, split: str, facts: DatasetFacts, cache_dir: Path) -> ImageSplit:
@@ -262,6 +272,7 @@ class Dataset:
 
             return decode_natural(builder, split, facts.image_size, self.size_step)
         if self.cache is Cache.none:
+            _check_whole(builder, split)
             return StreamedSplit(builder, split, facts.image_size, self.shuffle_buffer)
         return _decode_once(self.name, self.version, self.data_dir, split, facts, self.cache, cache_dir)
 
@@ -466,7 +477,9 @@ def _find_builder(name: str, version: str | None, data_dir: str | None) -> tfds.
     import pipeline.datasets.digits.digits_dataset_builder  # noqa: F401  (importing it registers `digits`)
 
     try:
-        return tfds.builder(f"{name}:{version}" if version else name, data_dir=data_dir)
+        builder = tfds.builder(f"{name}:{version}" if version else name, data_dir=data_dir)
+        builder.info  # noqa: B018  (now, not later, it reads the files that describe the dataset)
+        return builder
     except tfds.core.DatasetNotFoundError as error:
         raise ConfigError(
             "dataset.name",
@@ -562,6 +575,22 @@ def read(
     Images are resized to `size`; None leaves them as they are.
     """
     import tensorflow as tf
+
+    examples = _encoded(builder, split)
+    if wanted is not None:
+        mask = tf.constant(wanted)
+        examples = examples.enumerate().filter(lambda index, _: mask[index]).map(lambda _, example: example)
+    feature = builder.info.features[_supervised_keys(builder)[0]]
+
+    def pair(encoded: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = feature.decode_example(encoded)  # Only now, so that unwanted images cost no decoding.
+        return (image if size in (None, feature.shape[:2]) else resize(image, size)), label
+
+    return examples.map(pair, num_parallel_calls=os.cpu_count(), deterministic=True)
+
+
+def _encoded(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
+    """(content of the image's file, int64) of every example, in the order of the files."""
     import tensorflow_datasets as tfds
 
     image_key, label_key = _supervised_keys(builder)
@@ -573,16 +602,7 @@ def read(
         ),
         read_config=tfds.ReadConfig(try_autocache=False, options=_options()),
     )
-    if wanted is not None:
-        mask = tf.constant(wanted)
-        examples = examples.enumerate().filter(lambda index, _: mask[index]).map(lambda _, example: example)
-    feature = builder.info.features[image_key]
-
-    def pair(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        image = feature.decode_example(example[image_key])  # Only now, so that unwanted images cost no decoding.
-        return (image if size in (None, feature.shape[:2]) else resize(image, size)), example[label_key]
-
-    return examples.map(pair, num_parallel_calls=os.cpu_count(), deterministic=True)
+    return examples.map(lambda example: (example[image_key], example[label_key]))
 
 
 @functools.lru_cache(maxsize=2)  # The two splits of one dataset: every run of a study in this process shares them.
@@ -680,10 +700,19 @@ def every_example(
     except tf.errors.OpError as error:  # A file that ends too early, a checksum or an image that is wrong.
         what = f" ({class_and_first_line(error)})"
     if count != expected:
-        raise UserError(
-            f"{builder.info.full_name} is damaged: {split} should hold {expected} images, {count} could be read{what}. "
-            f"Delete {builder.data_dir} and start again."
-        )
+        raise _damaged(builder, f"{split} should hold {expected} images, {count} could be read{what}")
+
+
+@functools.cache
+def _check_whole(builder: tfds.core.DatasetBuilder, split: str) -> None:
+    """Raises `UserError` unless every example can be read, without decoding them: so not in the middle of training."""
+    split_digest(builder, split)  # Says which file is missing.
+    for _ in every_example(builder, split, _encoded(builder, split).batch(DECODE_BATCH)):
+        pass
+
+
+def _damaged(builder: tfds.core.DatasetBuilder, what: str) -> UserError:
+    return UserError(f"{builder.info.full_name} is damaged: {what}. Delete {builder.data_dir} and start again.")
 
 
 @functools.cache
@@ -691,9 +720,12 @@ def split_digest(builder: tfds.core.DatasetBuilder, split: str) -> str:
     """First 32 hexadecimal digits of the SHA-256 of the split's name and prepared files."""
     digest = hashlib.sha256(split.encode())
     for path in sorted(Path(path) for path in builder.info.splits[split].filepaths):
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
+        try:
+            with path.open("rb") as file:
+                for block in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(block)
+        except OSError as error:
+            raise _damaged(builder, f"{path} of {split} cannot be read: {error.strerror}") from error
     return digest.hexdigest()[:32]
 
 

@@ -33,9 +33,37 @@ def require(holds: bool, key: str, value: Any, rule: str, remedy: str) -> None:
         raise ConfigError(key, value, rule, remedy)
 
 
+LIMIT = 2**31
+"""Above every number of images, pixels or units: libraries below hold such numbers in 32 bits."""
+MAX_SIDE = 65_535
+"""Of an image in pixels, as in JPEG."""
+
+
+def is_count(value: int) -> bool:
+    """Whether there can be so many of something: at least 1, and not more than 32 bits hold."""
+    return 1 <= value < LIMIT
+
+
+def is_side(value: int) -> bool:
+    """Whether an image can be so high or wide, in pixels."""
+    return 1 <= value <= MAX_SIDE
+
+
 def require_at_least(minimum: int, key: str, value: int, example: int) -> None:
-    """Raises `ConfigError` unless `value` is at least `minimum`."""
-    require(value >= minimum, key, value, f"must be at least {minimum}", f"Use for example {key}={example}.")
+    """Raises `ConfigError` unless `value` is at least `minimum`, and not more than 32 bits hold."""
+    rule = f"must be at least {minimum}" if value < minimum else "must be less than 2³¹"
+    require(minimum <= value < LIMIT, key, value, rule, f"Use for example {key}={example}.")
+
+
+def require_plain_name(key: str, value: str | None) -> None:
+    """Raises `ConfigError` if a name could be taken for more than a name, in a path or in a query."""
+    require(
+        value is None or re.fullmatch(r"[^/\\'\"`\0]+", value) is not None,
+        key,
+        value,
+        "must be a name without slashes and quotes",
+        f"Use for example {key}=heads.",
+    )
 
 
 def require_own_name(option: Any, group: str) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import MISSING
 
 from pipeline.adaptive_pooling import adaptive_max_pool
-from pipeline.errors import ConfigError, require, require_own_name
+from pipeline.errors import ConfigError, is_count, require, require_own_name
 
 if TYPE_CHECKING:
     import keras
@@ -92,10 +92,10 @@ class Head(ABC):
     def __post_init__(self) -> None:
         require_own_name(self, "head")
         require(
-            all(units >= 1 for units in self.hidden_units),
+            all(map(is_count, self.hidden_units)),
             "head.hidden_units",
             self.hidden_units,
-            "each width must be at least 1",
+            "each width must lie in [1, 2³¹)",
             "Use for example head.hidden_units=[128], or [] for none.",
         )
         require(
@@ -401,14 +401,15 @@ class SpatialPyramidPool(Head):
 
     takes_any_size: ClassVar[bool] = True
     color: ClassVar[str] = "#009E73"
+    MAX_BINS: ClassVar[int] = 256
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            len(self.levels) > 0 and all(bins >= 1 for bins in self.levels),
+            len(self.levels) > 0 and all(1 <= bins <= self.MAX_BINS for bins in self.levels),
             "head.levels",
             self.levels,
-            "needs at least one level, and each at least 1 bin a side",
+            f"needs at least one level, and each 1 to {self.MAX_BINS} bins a side",
             "Use for example head.levels=[1,2,4].",
         )
 
@@ -438,5 +439,5 @@ def _is_two_positive(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) == 2
-        and all(isinstance(item, int) and not isinstance(item, bool) and item >= 1 for item in value)
+        and all(isinstance(item, int) and not isinstance(item, bool) and is_count(item) for item in value)
     )

@@ -187,6 +187,23 @@ def _check_folders(dataset: ImageFolder) -> list[str]:
             f"holds no image of {_named(empty)} in {split}: there is no {', '.join(SUFFIXES)} file",
             "Put images there, or delete the folder in every split.",
         )
+        named = [file for name in folders(path / split) for file in _images(path / split / name)]
+        # A pipe would be waited for forever.
+        strange = [file.relative_to(path).as_posix() for file in named if not file.is_file()]
+        require(
+            not strange,
+            "dataset.path",
+            dataset.path,
+            f"holds what is named like an image and is no file: {_named(sorted(strange))}",
+            "Delete or rename it.",
+        )
+    require(
+        len(classes) > 1,
+        "dataset.path",
+        dataset.path,
+        f"needs at least two classes, and {dataset.train_split} has only {_named(classes)}",
+        "Put the images of another class into a folder beside it, in every split.",
+    )
     # To TFDS every folder is a split, and its labels are the classes of all of them.
     for split in folders(path):
         found = set(folders(path / split))

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.backbones import Backbone, ImageSizeError
 from pipeline.data import Data, DatasetFacts, resize
-from pipeline.errors import ConfigError, require, require_at_least
+from pipeline.errors import ConfigError, UserError, is_side, require, require_at_least
 from pipeline.evaluation import inference
 from pipeline.heads import HEADS, Head, Size, Verdict, of_shape, size_text
 from pipeline.size_transfer import (
@@ -72,10 +72,10 @@ class SizeProbe:
             "Use for example size_probe.scales=[0.5,1,2].",
         )
         require(
-            self.sizes is None or (len(self.sizes) > 0 and all(side >= 1 for side in self.sizes)),
+            self.sizes is None or (len(self.sizes) > 0 and all(map(is_side, self.sizes))),
             "size_probe.sizes",
             self.sizes,
-            "must be null or hold at least one height, each at least 1 px",
+            "must be null or hold at least one height, each from 1 to 65,535 px",
             "Use for example size_probe.sizes=[20,28,40], or null to use size_probe.scales.",
         )
         require_at_least(1, "size_probe.max_images", 1 if self.max_images is None else self.max_images, 1000)
@@ -217,6 +217,7 @@ def _plan_size(
         return PlannedSize(size, None, None, Verdict.REFUSES, 0.0, None, str(error))
     contract = head.contract(native, map_shape[:2])
     if contract.verdict is not Verdict.REFUSES:
+        _check_memory(map_shape, size)
         maps = np.random.default_rng(0).random((GRADIENT_IMAGES, *map_shape), np.float32)
         seen_fraction = seen_fraction_of(head.build(map_shape, classes, trained_on=native), maps)
         if not math.isclose(seen_fraction, contract.seen_fraction):
@@ -237,6 +238,22 @@ def _plan_size(
         parameters=parameters,
         reason=contract.reason,
     )
+
+
+def _check_memory(map_shape: tuple[int, int, int], size: Size) -> None:
+    """Raises `UserError` if `seen_fraction_of` has no room for maps (H, W, C) of images of `size` px."""
+    import psutil
+
+    rows, columns, channels = map_shape
+    maps = max(GRADIENT_IMAGES, math.ceil(rows * columns / channels))
+    # Twice what it is given, their gradients, and what the head makes of them on the way.
+    needed, available = 4 * maps * math.prod(map_shape) * 4, psutil.virtual_memory().available
+    if needed > available:
+        raise UserError(
+            f"Images of {size_text(size)} px are too large: to see which cells of their {size_text((rows, columns))} "
+            f"feature map count takes {needed / 1e9:,.1f} GB, {available / 1e9:.1f} GB are free. Use smaller sizes in "
+            "dataset.image_size, training.sizes, size_probe.sizes or size_probe.scales, or more strides."
+        )
 
 
 def measure_sizes(

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.answers import unpack
+from pipeline.errors import ConfigError, first_line, require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +18,14 @@ NAMED = (
     *("run_id", "experiment_id", "status", "start_time"),
     *("tags.head", "tags.backbone", "tags.dataset", "tags.study", "tags.sweep", "tags.mlflow.runColor"),
 )
+REQUIRED = {
+    *("start_time", "params.seed", "params.image_size", "answers.test", "metrics.test/accuracy"),
+    *("tags.head", "tags.backbone", "tags.dataset", "tags.mlflow.runColor"),
+    *("tags.pairing.split", "tags.pairing.batches", "tags.pairing.backbone"),
+    *("metrics.params/total", "metrics.params/head"),
+    *("metrics.cost/flops", "metrics.cost/memory_bytes", "metrics.cost/ms_per_image"),
+}
+"""Columns that every report needs."""
 PRIVATE = ("params.tracking.", "params.output_dir", "params.dataset.data_dir", "params.dataset.path")
 """Of these, what says where somebody's files are."""
 
@@ -40,20 +49,19 @@ def read(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    remedy = "Name a runs.parquet that python -m pipeline.compare has written."
     try:
         runs = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            "snapshot",
-            path,
-            f"cannot be read: {str(error).splitlines()[0]}",
-            "Name a runs.parquet that python -m pipeline.compare has written.",
-        ) from error
-    if missing := {"tags.head", "params.seed", "answers.test"} - set(runs):
-        raise ConfigError(
-            "snapshot",
-            path,
-            f"has no {', '.join(sorted(missing))}",
-            "Name a runs.parquet that python -m pipeline.compare has written.",
-        )
+    except Exception as error:  # A file of unknown origin can fail in any way.
+        raise ConfigError("snapshot", path, f"cannot be read: {first_line(error)}", remedy) from error
+    missing = sorted(REQUIRED - set(runs))
+    require(not missing, "snapshot", path, f"has no {', '.join(missing)}", remedy)
+    require(len(runs) > 0, "snapshot", path, "holds no run", remedy)
+    try:
+        runs["params.seed"].astype(int)
+        for column in runs:
+            if str(column).startswith("answers."):
+                runs[column].dropna().map(unpack)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("snapshot", path, f"is damaged: {first_line(error)}", remedy) from error
     return runs

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import checkpoint, storage
-from pipeline.errors import UserError, require, require_at_least
+from pipeline.errors import UserError, is_side, require, require_at_least
 from pipeline.interrupts import held
 
 if TYPE_CHECKING:
@@ -99,10 +99,10 @@ class Training:
         require_at_least(1, "training.epochs", self.epochs, 5)
         require_at_least(1, "training.batch_size", self.batch_size, 128)
         require(
-            self.sizes is None or (len(self.sizes) > 0 and all(side >= 1 for side in self.sizes)),
+            self.sizes is None or (len(self.sizes) > 0 and all(map(is_side, self.sizes))),
             "training.sizes",
             self.sizes,
-            "must be null or hold at least one height, each at least 1 px",
+            "must be null or hold at least one height, each from 1 to 65,535 px",
             "Use for example training.sizes=[20,24,28,32,40].",
         )
         require(

@@ -18,7 +18,7 @@ WRONG = [
     # what is typed, what the message begins with
     ("head=global_avg_pool", "head=global_avg_pool: there is no such option"),
     ("head.keepdim=true", "head.keepdim=true: there is no such setting"),
-    ("head=null", "Config group override must be a string or a list"),
+    ("head=null", "head=null: Config group override must be a string or a list"),
     ("training.epochs=many", "training.epochs=many: Value 'many'"),
     ("head=average_pool head.strides=[-1,1]", "head.strides=[-1, 1]: must be"),
     ("dataset.validation_fraction=1.5", "dataset.validation_fraction=1.5: must lie in"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.backbones.base import Backbone
-from pipeline.errors import require, require_at_least
+from pipeline.errors import is_count, require, require_at_least
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -108,9 +108,9 @@ def _convolution(x: KerasTensor, filters: int, stride: int, kernel: int = 3) -> 
 
 def _check_layers(key: str, values: list[int]) -> None:
     require(
-        len(values) > 0 and all(value >= 1 for value in values),
+        len(values) > 0 and all(map(is_count, values)),
         key,
         values,
-        "needs at least one layer, and each number must be at least 1",
+        "needs at least one layer, and each number must lie in [1, 2³¹)",
         f"Use for example {key}=[{'1,2,1,2' if key.endswith('strides') else '32,64'}].",
     )

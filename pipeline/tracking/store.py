@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline import storage
-from pipeline.errors import ConfigError, UserError, require
+from pipeline.errors import ConfigError, UserError, first_line, require
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +42,15 @@ class Tracking:
     register_as: str | None = None
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.uri or "")
+        try:
+            address = urlsplit(self.uri or "")
+        except ValueError as error:
+            raise ConfigError(
+                "tracking.uri",
+                self.uri,
+                f"is not an address: {error}",
+                "Use for example tracking.uri=http://127.0.0.1:5000.",
+            ) from error
         require(
             address.username is None and address.password is None,
             "tracking.uri",
@@ -101,6 +111,7 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # A model is data, not code.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # Commands print links of their own.
     import mlflow
 
@@ -109,21 +120,50 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
     # It logs the stack trace of what it raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri = store_uri(tracking, output_path)
+    _check_database(uri)
     try:
         if tracking.uri is None:
             _create_local_store(output_path)
         mlflow.set_tracking_uri(uri)
         mlflow.MlflowClient().search_experiments(max_results=1)
-    except (mlflow.MlflowException, OSError) as error:
+    except Exception as error:  # What is behind an address raises almost anything.
+        if "out-of-date database schema" in str(error) or "Can't locate revision" in str(error):
+            raise UserError(
+                f"tracking.uri={uri}: this store is of another MLflow than {mlflow.__version__}. If that was an older "
+                f"one, keep a copy and run mlflow db upgrade {uri}; if a newer one, install it. Or use another "
+                "output_dir."
+            ) from error
         if re.search(r"error code 40[13]", str(error)):
             raise UserError(
                 f"tracking.uri={uri}: the MLflow server does not let you in. Set the environment variables "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user and a password that it knows."
             ) from error
         raise UserError(
-            f"tracking.uri={uri}: the MLflow store does not answer: {str(error).splitlines()[0]}. Start the server, "
+            f"tracking.uri={uri}: the MLflow store does not answer: {first_line(error)}. Start the server, "
             "or use tracking=local with an output_dir that can be written to."
         ) from error
+
+
+def _check_database(uri: str) -> None:
+    """Raises `UserError` if a SQLite store is there and damaged, or something else in its place.
+
+    MLflow would try to open it ten times in two minutes, or notice the damage in the middle of a run.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=60)) as database:
+            ((found,),) = database.execute("PRAGMA quick_check(1)")
+            problem = found.splitlines()[-1]
+            database.execute("BEGIN IMMEDIATE")  # Fails if it cannot be written to.
+    except sqlite3.Error as error:
+        problem = str(error)
+    if problem != "ok":
+        raise UserError(
+            f"tracking.uri={uri}: this is not a healthy SQLite database that can be written to: {problem}. It was left "
+            "as it is. Bring back a copy of it, move it away to begin a new one, or use another output_dir."
+        )
 
 
 def _create_local_store(output_path: Path) -> None:
@@ -134,11 +174,16 @@ def _create_local_store(output_path: Path) -> None:
     output_path.mkdir(parents=True, exist_ok=True)
     # Two processes that both create the tables break the database for good.
     with FileLock(output_path / f"{STORE_FILE}.lock"):
-        if store.exists():
+        if store.exists() and store.stat().st_size > 0:
             return
         storage.remove_leftovers(store)
         with storage.whole(store) as beside:
             mlflow.MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
+
+
+def _artifacts(output_path: Path, experiment: str) -> Path:
+    """Where the files of an experiment go: never outside of the output directory, whatever its name."""
+    return output_path / "artifacts" / re.sub(r"[/\\\0]|^\.+", "-", experiment)[:100]
 
 
 def experiment_for(config: Config, facts: DatasetFacts) -> str:
@@ -146,7 +191,7 @@ def experiment_for(config: Config, facts: DatasetFacts) -> str:
     import mlflow
 
     name = config.tracking.experiment or facts.name
-    artifacts = (config.output_path / "artifacts" / name.replace("/", "-")).as_uri()
+    artifacts = _artifacts(config.output_path, name).as_uri()
     return experiment_id(mlflow.MlflowClient(), name, None if config.tracking.recorded.uri else artifacts)
 
 
