@@ -61,7 +61,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     except FileNotFoundError:
         pytest.skip("there is no mount command here to make a small disk with")
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"a small disk cannot be mounted here, which takes root: {error.stderr.strip()}")
+        pytest.skip(f"a small disk cannot be mounted here, which takes root: {error.stderr.splitlines()[0]}")
     yield SmallDisk(path)
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
