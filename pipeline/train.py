@@ -59,7 +59,7 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
                     result = fit(model, data, config.training, record.epoch, state_file)
                 except LossNotFiniteError as error:
                     if error.epoch > 1:
-                        record.last_good_weights(model)
+                        record.last_good_model(model)
                     raise
             record.fit(result)
             if config.tracking.log_model:

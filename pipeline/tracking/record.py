@@ -172,13 +172,13 @@ class RunRecord:
         self._metrics({names[key]: value for key, value in metrics.items() if key in names}, step=epoch + 1)
 
     @held()
-    def last_good_weights(self, model: keras.Model) -> None:
-        """Records the weights of a training that went wrong later, as `last_good.weights.h5`."""
+    def last_good_model(self, model: keras.Model) -> None:
+        """Records the model of a training that went wrong later, with its best weights before, as `last_good.keras`."""
         import mlflow
 
         with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / "last_good.weights.h5"
-            model.save_weights(path)
+            path = Path(directory) / "last_good.keras"
+            model.save(path)
             mlflow.log_artifact(str(path))
 
     @held()

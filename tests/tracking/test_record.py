@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import keras
 import mlflow
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from pipeline.tracking.record import RunRecord
+from pipeline.tracking.store import Tracking, experiment_id, open_store
 from tests.conftest import run_program
 
 BACKBONE = 65_568
@@ -217,3 +220,14 @@ def test_a_failing_run_is_failed_and_says_why(tmp_path: Path) -> None:
     (run,) = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}").search_runs(["1"])
     assert run.info.status == "FAILED"
     assert "no longer a finite number" in run.data.tags["failure"]
+
+
+def test_the_last_good_model_can_be_loaded(tmp_path: Path) -> None:
+    open_store(Tracking(), tmp_path)
+    experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
+    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.GlobalAveragePooling2D()])
+    with mlflow.start_run(experiment_id=experiment) as run:
+        RunRecord(experiment, run.info.run_id, {}).last_good_model(model)
+    path = MlflowClient().download_artifacts(run.info.run_id, "last_good.keras")
+    loaded = keras.saving.load_model(path, safe_mode=True)
+    assert loaded(np.full((1, 2, 3, 1), 7.0)).numpy().tolist() == [[7.0]]
