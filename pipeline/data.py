@@ -650,12 +650,15 @@ def _decoded_on_disk(
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(directory.with_name(f"{directory.name}.lock")):  # Others wait, and decode nothing themselves.
-        if directory.is_dir():
+        if directory.exists():
             try:
                 return _open_decoded(directory, shape)
             except (OSError, EOFError, ValueError) as error:
-                log.warning("%s cannot be read (%s): the images are decoded anew", directory, error)
-                shutil.rmtree(directory)
+                log.warning("%s is damaged (%s): the images are decoded anew", directory, class_and_first_line(error))
+                if directory.is_dir():
+                    shutil.rmtree(directory)
+                else:
+                    directory.unlink()
         storage.remove_leftovers(directory)
         with storage.whole(directory) as beside:
             _decode_to_disk(builder, split, shape, beside)
@@ -664,8 +667,8 @@ def _decoded_on_disk(
 
 def _open_decoded(directory: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     images, labels = np.load(directory / "images.npy", mmap_mode="r"), np.load(directory / "labels.npy")
-    if (images.shape, labels.shape) != (shape, shape[:1]):
-        raise ValueError(f"{len(images)} images and {len(labels)} labels instead of {shape[0]}")
+    if (images.dtype, images.shape, labels.shape) != (np.uint8, shape, shape[:1]):
+        raise ValueError(f"it holds images {images.shape} and labels {labels.shape} instead of {shape} and {shape[:1]}")
     return images, labels
 
 

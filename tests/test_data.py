@@ -113,7 +113,7 @@ def test_a_damaged_disk_cache_is_named_and_made_anew(tmp_path: Path, caplog: pyt
     repaired = _load(tmp_path, cache=Cache.disk).test_split
     assert isinstance(repaired, DecodedSplit)
     assert np.array_equal(repaired.images, images)
-    assert [record.getMessage().startswith(f"{file.parent} cannot be read (") for record in caplog.records] == [True]
+    assert [record.getMessage().startswith(f"{file.parent} is damaged (") for record in caplog.records] == [True]
     assert not list((tmp_path / "cache").glob("incomplete-*"))
     data_module._decode_once.cache_clear()
 
