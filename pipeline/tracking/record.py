@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.pairing import digest_of
 from pipeline.tracking import store, views
-from pipeline.tracking.resume import unfinished_run
+from pipeline.tracking.resume import FAILURE_TAG, unfinished_run
 from pipeline.tracking.study import condition, size_tag
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from pipeline.size_probe import MeasuredSize, PlannedSize
     from pipeline.training import Fit
 
-FAILURE_TAG = "failure"
-"""Of a run that did not finish: why."""
 MODEL_TAG = "model_digest"
 """Of a run: digest of the weights of its recorded model."""
 
@@ -291,7 +289,7 @@ def run_key(config: Config, data: Data) -> str:
 
     places = ("dataset.data_dir", "dataset.path")  # What lies there counts by its digest.
     ours = ("rerun", "training.checkpoint_seconds")
-    indifferent = ("tracking.", "statistics.", "output_dir", "arm", "study", "question", *ours, *places)
+    indifferent = ("tracking.", "launch.", "statistics.", "output_dir", "arm", "study", "question", *ours, *places)
     settings = {key: value for key, value in _leaves(config) if not key.startswith(indifferent)}
     weights = config.backbone.file
     code = hashlib.sha256()
@@ -310,7 +308,8 @@ def run_key(config: Config, data: Data) -> str:
 def _params(config: Config, data: Data) -> dict[str, Any]:
     facts = data.facts
     return {
-        **dict(_leaves(config)),
+        # Where a run was computed does not tell it apart from others.
+        **{name: value for name, value in _leaves(config) if not name.startswith("launch.")},
         "head": config.head.name,
         "dataset": facts.name,
         "backbone": config.backbone.name,

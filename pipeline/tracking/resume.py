@@ -14,11 +14,15 @@ from pipeline.errors import UserError
 from pipeline.tracking import store
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.config import Config
     from pipeline.data import DatasetFacts
 
 log = logging.getLogger("pipeline")
 
+FAILURE_TAG = "failure"
+"""Of a run that did not finish: why."""
 FOLDER = "unfinished"
 """In `output_dir`: states of trainings that have not ended yet, and locks on them."""
 
@@ -36,6 +40,11 @@ class Trained:
     validation_accuracy: float
 
 
+def state_file(output_path: Path, key: str) -> Path:
+    """Where a training's state is kept until its run has ended without an error."""
+    return output_path / FOLDER / f"{key}.npz"
+
+
 @contextmanager
 def claim(output_path: Path, key: str) -> Iterator[Path]:
     """Keeps a run to one process at a time; others with the same `output_dir` wait.
@@ -45,11 +54,12 @@ def claim(output_path: Path, key: str) -> Iterator[Path]:
         key: See `record.run_key`.
 
     Yields:
-        Where the training's state is kept until the block ends without an error.
+        The `state_file`, which is gone when the block has ended without an error.
     """
     from filelock import FileLock, Timeout
 
-    state_file, lock_file = (output_path / FOLDER / f"{key}.{suffix}" for suffix in ("npz", "lock"))
+    state = state_file(output_path, key)
+    lock_file = state.with_suffix(".lock")
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)
     try:
@@ -63,8 +73,8 @@ def claim(output_path: Path, key: str) -> Iterator[Path]:
             f"output_dir={output_path}: {lock_file} cannot be locked: {error}. Use a directory that can be written to."
         ) from error
     with lock:
-        yield state_file
-        state_file.unlink(missing_ok=True)
+        yield state
+        state.unlink(missing_ok=True)
         # Whoever waits for it will find that the run is finished.
         lock_file.unlink(missing_ok=True)
 
@@ -97,6 +107,21 @@ def unfinished_run(config: Config, facts: DatasetFacts, key: str) -> Any:
     """
     found = [] if config.rerun else _runs(config, facts, key, "!=")
     return found[0] if found else None
+
+
+def end_open_runs(runs: pd.DataFrame, reason: str) -> None:
+    """Marks runs as KILLED that were not ended by their own processes, which are gone.
+
+    Args:
+        runs: As `mlflow.search_runs` gives them.
+        reason: Why they are gone.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    for run_id in runs["run_id"][runs["status"] == "RUNNING"] if len(runs) else ():
+        client.set_tag(run_id, FAILURE_TAG, reason)
+        client.set_terminated(run_id, "KILLED")
 
 
 def _runs(config: Config, facts: DatasetFacts, key: str, equals: str) -> list[Any]:
