@@ -27,7 +27,7 @@ STUDY = [
 
 def _accuracies(directory: Path) -> dict[str, tuple[str, float]]:
     mlflow.set_tracking_uri(f"sqlite:///{directory / 'outputs' / 'mlflow.db'}")
-    runs = MlflowClient().search_runs(["1"])
+    runs = MlflowClient().search_runs(["1"], "tags.head != ''")
     found = {run.info.run_name: (run.info.status, run.data.metrics["test/accuracy"]) for run in runs}
     assert len(found) == len(runs)
     return found
