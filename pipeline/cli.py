@@ -27,7 +27,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from rich.console import Console
 
 from pipeline import config as schema
-from pipeline import failures, storage
+from pipeline import failures, launch, storage
 from pipeline.errors import UserError, suggestion
 
 log = logging.getLogger("pipeline")
@@ -58,16 +58,16 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             # Makes Hydra hand exceptions on to us instead of printing them its own way.
             os.environ["HYDRA_FULL_ERROR"] = "1"
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
-            schema.register()
             # A log file on a full disk is not worth a stack trace for each of its lines.
             logging.raiseExceptions = False
-            composed = False
+            composed, home = False, launch.Home(os.getpid(), Path.cwd())
 
             @functools.wraps(task)
             def composed_task(config: DictConfig) -> Any:
                 nonlocal composed
                 composed = True
                 WritingTo.output_dir = config.output_dir
+                home.move_in()
                 return task(config)
 
             start = hydra.main(version_base="1.3", config_path=str(schema.CONFIG_DIR), config_name=name)(composed_task)
@@ -76,12 +76,23 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                 if _failed_at_end:
                     sys.stderr.write("\n" + "\n".join(message for message, _ in _failed_at_end) + "\n")
                     sys.exit(max(code for _, code in _failed_at_end))
+            except SystemExit as end:
+                if end.code == EXIT_TERMINATED:
+                    _stop("SIGTERM")
+                raise
             except KeyboardInterrupt:
+                _stop("Ctrl-C")
                 sys.stderr.write("\nInterrupted. What was begun goes on with the same command.\n")
                 sys.exit(EXIT_INTERRUPTED)
             except Exception as error:
                 if storage.is_full(error) and not wants_trace:
                     _end_with_full_disk(error)
+                if lost := launch.lost_worker(error):
+                    _stop(lost)
+                    sys.stderr.write(
+                        f"\nError: {lost}. What was begun goes on, and the rest runs, with the same command.\n"
+                    )
+                    sys.exit(EXIT_FAILED)
                 # Whatever Hydra raises before the first run begins is about the command line.
                 if wants_trace or (composed and not is_mistake(error)):
                     raise
@@ -134,6 +145,19 @@ def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], f
             return math.nan
 
     return run
+
+
+_if_stopped: list[Callable[[str], None]] = []
+
+
+def if_stopped(action: Callable[[str], None]) -> None:
+    """Has something done, given the reason, if the command is stopped before its end."""
+    _if_stopped.append(action)
+
+
+def _stop(reason: str) -> None:
+    for action in _if_stopped:
+        action(reason)
 
 
 _failed_at_end: list[tuple[str, int]] = []
@@ -249,6 +273,9 @@ def explain(error: Exception) -> str:
 def _explain_missing_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
+    if error.missing_cfg_file in launch.EXTRAS:
+        typed, package, extra = launch.EXTRAS[error.missing_cfg_file]
+        return f"{typed} needs the package {package}: pip install '.[{extra}]'"
     if not group or not options:
         return str(error).strip().splitlines()[0]
     hint = suggestion(option, options)

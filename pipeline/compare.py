@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import traceback
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from pipeline import cli, failures, report, snapshot, storage
 from pipeline.analysis import Statistics, analyse
 from pipeline.config import PROJECT_ROOT, Comparison, absolute, to_typed
 from pipeline.errors import ConfigError, UserError, suggestion
+from pipeline.launch import ENDS_ITS_WORKERS
 from pipeline.tables import terminal
-from pipeline.tracking import delivery, store, study, views
+from pipeline.tracking import delivery, resume, store, study, views
 from pipeline.tracking.store import Tracking
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 class CompareStudy(Callback):
     """Compares the runs of a sweep when the last of them has ended. Hydra calls it."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.runtime.choices["hydra/launcher"] in ENDS_ITS_WORKERS:
+            cli.if_stopped(functools.partial(self._end_open_runs, config))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         finished = 0
@@ -42,16 +48,25 @@ class CompareStudy(Callback):
 
     def _compare(self, config: DictConfig) -> int:
         """Returns how many runs there are to compare."""
-        settings = Tracking(**{key: config.tracking[key] for key in config.tracking})
         statistics = Statistics(**{key: config.statistics[key] for key in config.statistics})
-        output_path = absolute(config.output_dir)
+        settings, output_path = self._open_store(config)
         sweep = cli.sweep_name_of(config.hydra.sweep.dir)
-        store.open_store(settings.recorded, output_path)
         settings, _ = gathered(study.runs_of_sweep(sweep), settings, output_path)
         runs = _finished(study.runs_of_sweep(sweep))
         if not runs.empty:
             compare(runs, statistics, settings, output_path)
         return len(runs)
+
+    def _end_open_runs(self, config: DictConfig, reason: str) -> None:
+        self._open_store(config)
+        resume.end_open_runs(study.runs_of_sweep(cli.sweep_name_of(config.hydra.sweep.dir)), reason)
+
+    def _open_store(self, config: DictConfig) -> tuple[Tracking, Path]:
+        """Opens the store where the runs are recorded first."""
+        settings = Tracking(**{key: config.tracking[key] for key in config.tracking})
+        output_path = absolute(config.output_dir)
+        store.open_store(settings.recorded, output_path)
+        return settings, output_path
 
 
 def compare(runs: pd.DataFrame, statistics: Statistics, settings: Tracking, output_path: Path) -> None:

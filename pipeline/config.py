@@ -19,10 +19,11 @@ from pipeline.errors import ConfigError, is_side, require, require_plain_name, s
 from pipeline.experiment_files import ExperimentFiles
 from pipeline.heads import HEADS, Head
 from pipeline.image_folder import ImageFolder
+from pipeline.launch import Launch, cores
 from pipeline.size_probe import SizeProbe
 from pipeline.size_transfer import WAY_RULES
 from pipeline.tracking.store import DASHBOARD_PORT, Tracking
-from pipeline.training import KeepWeights, Training
+from pipeline.training import KeepWeights, Strategy, Training
 
 _PACKAGE = Path(__file__).resolve().parent
 PROJECT_ROOT = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
@@ -55,6 +56,7 @@ class Config(InOutputDir):
         training: How the model is fitted.
         size_probe: Which other image sizes are tried.
         tracking: Where results are recorded.
+        launch: Where the runs of a study are computed.
         statistics: How sure the comparison at the end of a study has to be.
         seed: Draws the validation part, the order of the images and the initial weights.
         arm: Name of the settings that a study compares, where it compares more than heads alone.
@@ -71,6 +73,7 @@ class Config(InOutputDir):
     training: Training = field(default_factory=Training)
     size_probe: SizeProbe = field(default_factory=SizeProbe)
     tracking: Tracking = field(default_factory=Tracking)
+    launch: Launch = field(default_factory=Launch)
     statistics: Statistics = field(default_factory=Statistics)
     seed: int = 0
     arm: str | None = None
@@ -98,6 +101,13 @@ class Config(InOutputDir):
             f"head={self.head.name} is built for images of one size",
             f"Use one that takes any size (head={' or '.join(head.name for head in HEADS if head.takes_any_size)}) or "
             "dataset.native_size=false.",
+        )
+        require(
+            self.training.strategy is not Strategy.multi_worker or not self.dataset.native_size,
+            "training.strategy",
+            self.training.strategy.value,
+            "shares every batch out, and with dataset.native_size=true a batch may hold one image",
+            "Use training.strategy=none or dataset.native_size=false.",
         )
         require(
             self.training.sizes is None or not self.dataset.native_size,
@@ -249,7 +259,10 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=option.name, node=option)
     Plugins.instance().register(ExperimentFiles)
     OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
-    OmegaConf.register_new_resolver("absolute", lambda path: str(absolute(path)), replace=True)
+    # A worker finds what the launching process has resolved, whatever its own working directory is.
+    OmegaConf.register_new_resolver("absolute", lambda path: str(absolute(path)), replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("cores", cores, replace=True)
+    OmegaConf.register_new_resolver("share_of_cores", lambda workers: max(1, cores() // max(1, workers)), replace=True)
 
 
 def to_typed(config: DictConfig, schema: type[T]) -> T:
@@ -308,3 +321,6 @@ def unknown_key(key: str, value: Any, known: list[str]) -> ConfigError:
         "there is no such setting",
         near.replace("mean ", f"mean {prefix}") if near else f"{parent or 'The top level'} has {', '.join(known)}.",
     )
+
+
+register()  # Already now: a worker that a launcher starts composes its run before any function of ours is called.

@@ -738,6 +738,9 @@ def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.autotune.enabled = False
     options.deterministic = True
+    # With training.strategy=multi_worker, every rank reads all and keeps its share of each batch: images are chosen by
+    # their number, which must be the same for all.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return options
 
 

@@ -6,7 +6,7 @@ import logging
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import cli, run_page
+from pipeline import cli, multi_worker, run_page
 from pipeline.compare import gathered, show_run
 from pipeline.config import Config, to_typed
 from pipeline.tracking import store, study
@@ -36,6 +36,7 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
     from pipeline.training import LossNotFiniteError, fit
 
     dataset, backbone, head, probe = config.dataset, config.backbone, config.head, config.size_probe
+    config.launch.limit_threads()
     strategy = config.training.prepare_devices()
     facts = dataset.describe()
     planned = plan_sizes(backbone, head, probe, facts)
@@ -44,6 +45,8 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
     data = dataset.load(config.seed, config.output_path / "cache")
     check_smallest(backbone, data)
     key = run_key(config, data)
+    if not multi_worker.is_first(strategy):
+        return multi_worker.train_along(config, data, key, strategy)
 
     with claim(config.output_path, key) as state_file:
         log.info("%s on %s, %s, seed %d", head.name, facts.name, backbone.name, config.seed)
@@ -88,7 +91,7 @@ def main(composed: DictConfig) -> float:
         # A wrong address shows before hours of training. Later on, a server that does not answer does no harm.
         store.open_store(config.tracking, config.output_path)
     trained = train(config, OmegaConf.to_yaml(composed, resolve=True), cli.sweep_name(), cli.command_line())
-    if cli.sweep_name() is None:  # The runs of a sweep are shown together, at its end.
+    if cli.sweep_name() is None and trained.run_id:  # The runs of a sweep are shown together, at its end.
         settings, copies = gathered(study.run(trained.run_id), config.tracking, config.output_path)
         show_run(copies.get(trained.run_id, trained.run_id), settings, config.output_path)
     return trained.validation_accuracy

@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import checkpoint, storage
+from pipeline import checkpoint, multi_worker, storage
 from pipeline.errors import UserError, is_side, require, require_at_least
 from pipeline.interrupts import held
 
@@ -53,10 +53,11 @@ class Precision(Enum):
 
 
 class Strategy(Enum):
-    """`tf.distribute` strategy: `none`, or `mirrored` over all GPUs of this machine."""
+    """`tf.distribute` strategy: `none`, `mirrored` over all GPUs of this machine, or `multi_worker` over machines."""
 
     none = "none"
     mirrored = "mirrored"
+    multi_worker = "multi_worker"
 
 
 @dataclass
@@ -140,6 +141,8 @@ class Training:
             tf.config.experimental.enable_op_determinism()
         if self.strategy is Strategy.mirrored:
             return tf.distribute.MirroredStrategy()
+        if self.strategy is Strategy.multi_worker:
+            return multi_worker.connect()
         return tf.distribute.get_strategy()
 
     def build_optimizer(self, steps: int) -> keras.optimizers.Optimizer:
@@ -186,6 +189,7 @@ class LossNotFiniteError(UserError):
         self.epoch = epoch
 
 
+@multi_worker.lost_ranks_told()
 def fit(
     model: keras.Model,
     data: Data,
@@ -209,6 +213,7 @@ def fit(
     """
     import keras
 
+    multi_worker.check_last_step(len(data.train_indices), training.batch_size)
     steps = data.steps_per_epoch(training.batch_size)
     model.compile(
         optimizer=training.build_optimizer(steps * training.epochs),

@@ -43,13 +43,17 @@ def program_environment() -> dict[str, str]:
 
 
 def start_program(
-    *arguments: str, cwd: Path, stderr: int | None = None, start_new_session: bool = False
+    *arguments: str,
+    cwd: Path,
+    stderr: int | None = None,
+    start_new_session: bool = False,
+    environment: dict[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """Starts `python -m ARGUMENTS` as a user does in a terminal: it heeds Ctrl-C, also where these tests do not."""
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=cwd,
-        env=program_environment(),
+        env={**program_environment(), **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,

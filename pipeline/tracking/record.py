@@ -326,13 +326,15 @@ def run_key(config: Config, data: Data) -> str:
     """Digest of what determines a run's result: configuration, code, data, and the libraries that compute."""
     import importlib.metadata
 
+    import pipeline
+
     places = ("dataset.data_dir", "dataset.path")  # What lies there counts by its digest.
     ours = ("rerun", "training.checkpoint_seconds")
-    indifferent = ("tracking.", "statistics.", "output_dir", "arm", "study", "question", *ours, *places)
+    indifferent = ("tracking.", "launch.", "statistics.", "output_dir", "arm", "study", "question", *ours, *places)
     settings = {key: value for key, value in _leaves(config) if not key.startswith(indifferent)}
     weights = config.backbone.file
     code = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(Path(pipeline.__file__).parent.rglob("*.py")):
         code.update(path.read_bytes())
     identity = {
         "settings": settings,
@@ -347,7 +349,8 @@ def run_key(config: Config, data: Data) -> str:
 def _params(config: Config, data: Data) -> dict[str, Any]:
     facts = data.facts
     return {
-        **dict(_leaves(config)),
+        # Where a run was computed does not tell it apart from others.
+        **{name: value for name, value in _leaves(config) if not name.startswith("launch.")},
         "head": config.head.name,
         "dataset": facts.name,
         "backbone": config.backbone.name,

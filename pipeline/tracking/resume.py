@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.tracking import store
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
@@ -42,6 +43,11 @@ class Trained:
     validation_accuracy: float
 
 
+def state_file(output_path: Path, key: str) -> Path:
+    """Where a training's state is kept until its run has ended without an error."""
+    return output_path / FOLDER / f"{key}.npz"
+
+
 @contextmanager
 def claim(output_path: Path, key: str) -> Iterator[Path]:
     """Keeps a run to one process at a time; others with the same `output_dir` wait.
@@ -51,11 +57,12 @@ def claim(output_path: Path, key: str) -> Iterator[Path]:
         key: See `record.run_key`.
 
     Yields:
-        Where the training's state is kept until the block ends without an error.
+        The `state_file`, which is gone when the block has ended without an error.
     """
     from filelock import FileLock, Timeout
 
-    state_file, lock_file = (output_path / FOLDER / f"{key}.{suffix}" for suffix in ("npz", "lock"))
+    state = state_file(output_path, key)
+    lock_file = state.with_suffix(".lock")
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)
     try:
@@ -69,9 +76,9 @@ def claim(output_path: Path, key: str) -> Iterator[Path]:
             f"output_dir={output_path}: {lock_file} cannot be locked: {error}. Use a directory that can be written to."
         ) from error
     with lock:
-        storage.remove_leftovers(state_file)
-        yield state_file
-        state_file.unlink(missing_ok=True)
+        storage.remove_leftovers(state)
+        yield state
+        state.unlink(missing_ok=True)
         # Whoever waits for it will find that the run is finished.
         lock_file.unlink(missing_ok=True)
 
@@ -110,6 +117,21 @@ def unfinished_run(config: Config, facts: DatasetFacts, key: str) -> Run | None:
 
     found = runs(mlflow.MlflowClient(), store.experiment_for(config, facts), config, key, "!= 'FINISHED'")
     return found[0] if found else None
+
+
+def end_open_runs(runs: pd.DataFrame, reason: str) -> None:
+    """Marks runs as KILLED that were not ended by their own processes, which are gone.
+
+    Args:
+        runs: As `mlflow.search_runs` gives them.
+        reason: Why they are gone.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    for run_id in runs["run_id"][runs["status"] == "RUNNING"] if len(runs) else ():
+        client.set_tag(run_id, FAILURE_TAG, reason)
+        client.set_terminated(run_id, "KILLED")
 
 
 def runs(client: MlflowClient, experiment_id: str, config: Config, key: str, status: str) -> list[Run]:

@@ -1,0 +1,36 @@
+"""A search for settings by Optuna that is stopped, and goes on with the same command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from tests.conftest import run_program
+
+pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs pip install '.[optuna]'")
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+
+def test_a_search_goes_on_where_it_was(tmp_path: Path) -> None:
+    arguments = ["--multirun", "hydra/sweeper=search", "training.epochs=1", "size_probe.ways=[]", "launch.threads=1"]
+    first, longer = (
+        run_program("pipeline.train", *arguments, f"hydra.sweeper.n_trials={trials}", cwd=tmp_path, timeout=900)
+        for trials in (2, 4)
+    )
+    assert (first.returncode, longer.returncode) == (0, 0), first.stderr + longer.stderr
+    assert "done before" not in first.stdout
+    done = re.findall(r"done before, as run (\w+)", longer.stdout)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    runs = MlflowClient().search_runs(["1"], "tags.head != ''", order_by=["attributes.start_time ASC"])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 4
+    assert done == [run.info.run_id for run in runs[:2]]
+    assert len({run.data.params["training.learning_rate"] for run in runs}) == 4
+    best = max(
+        MlflowClient().get_metric_history(run.info.run_id, "val/accuracy")[-1].value for run in runs
+    )  # Of one epoch.
+    (told,) = re.findall(r"Best value: ([\d.]+)", longer.stdout)
+    assert float(told) == pytest.approx(best)
