@@ -294,7 +294,7 @@ def _facts(**facts: Any) -> np.ndarray:
 def _of_another_model(path: Path) -> None:
     other = _compiled(units=5)
     other.optimizer.build(other.trainable_variables)
-    checkpoint.save(path, other, State([{"loss": 1.0}], 0, other.get_weights()))
+    checkpoint.save(path, checkpoint.capture(other, State([{"loss": 1.0}], 0, other.get_weights())))
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_a_damaged_state_is_named_and_training_begins_anew(
     model = _compiled()
     model.optimizer.build(model.trainable_variables)
     path = tmp_path / "state.npz"
-    checkpoint.save(path, model, State([{"loss": 1.0}], 0, model.get_weights()))
+    checkpoint.save(path, checkpoint.capture(model, State([{"loss": 1.0}], 0, model.get_weights())))
     shutil.copy(path, tmp_path / "good.npz")
     fresh = _compiled()
     before = fresh.get_weights()
@@ -514,7 +514,7 @@ def test_a_store_with_the_tables_of_mlflow_3_0_is_brought_up_to_date(tmp_path: P
         )
     engine.dispose()
     store.open_store(Tracking(), tmp_path)
-    assert store.experiment_id("old", Tracking(), tmp_path) == "7"
+    assert store.experiment_for("old", Tracking(), tmp_path) == "7"
 
 
 def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
@@ -533,7 +533,7 @@ def test_an_experiments_files_stay_in_the_output_directory(experiment: str, new_
     shutil.copy(new_store, tmp_path / store.STORE_FILE)
     tracking = Tracking(experiment=experiment)
     store.open_store(tracking, tmp_path)
-    with mlflow.start_run(experiment_id=store.experiment_id(experiment, tracking, tmp_path)) as run:
+    with mlflow.start_run(experiment_id=store.experiment_for(experiment, tracking, tmp_path)) as run:
         mlflow.log_text("text", "file.txt")
     (written,) = (path.resolve() for path in tmp_path.rglob("file.txt"))
     assert written.relative_to(tmp_path.resolve()).parts[0] == "artifacts"

@@ -53,7 +53,7 @@ def start_run(config: Config, composed: str, data: Data, key: str, sweep: str | 
     import mlflow
 
     facts = data.facts
-    experiment_id = store.experiment_for(config, facts)
+    experiment_id = store.experiment_for(config.tracking.experiment or facts.name, config.tracking, config.output_path)
     tags = {
         "head": config.head.name,
         "dataset": facts.name,

@@ -18,9 +18,6 @@ from pipeline.errors import ConfigError, UserError, first_line, require
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from pipeline.config import Config
-    from pipeline.data import DatasetFacts
-
 STORE_FILE = "mlflow.db"
 DASHBOARD_PORT = 5000
 
@@ -186,13 +183,12 @@ def _artifacts(output_path: Path, experiment: str) -> Path:
     return output_path / "artifacts" / re.sub(r"[/\\\0]|^\.+", "-", experiment)[:100]
 
 
-def experiment_for(config: Config, facts: DatasetFacts) -> str:
-    """The id of the experiment that a run is recorded in, where it is recorded first."""
+def experiment_for(name: str, tracking: Tracking, output_path: Path) -> str:
+    """The id of the experiment of that name, where runs are recorded first."""
     import mlflow
 
-    name = config.tracking.experiment or facts.name
-    artifacts = _artifacts(config.output_path, name).as_uri()
-    return experiment_id(mlflow.MlflowClient(), name, None if config.tracking.recorded.uri else artifacts)
+    artifacts = None if tracking.recorded.uri else _artifacts(output_path, name).as_uri()
+    return experiment_id(mlflow.MlflowClient(), name, artifacts)
 
 
 def experiment_id(client: MlflowClient, name: str, artifact_location: str | None = None) -> str:
