@@ -278,7 +278,9 @@ def _group(names: tuple[str, str, str], runs: pd.DataFrame, resamples: int) -> G
     by_arm, left_out = _newest_of_each_seed(split_into_arms(runs))
     seeds, unpaired = _paired_seeds(by_arm)
     left_out += unpaired
-    answers = {name: _answers(arm.loc[list(seeds)], _test_height(image_size)) for name, arm in by_arm.items()}
+    # Without a pair, what each arm did alone is still worth a look.
+    shown = {name: arm.loc[list(seeds)] if seeds else arm for name, arm in by_arm.items()}
+    answers = {name: _answers(arm, _test_height(image_size)) if seeds else {} for name, arm in shown.items()}
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in by_arm}
     comparisons: list[Comparison] = []
     if len(seeds) >= 2:
@@ -305,20 +307,20 @@ def _group(names: tuple[str, str, str], runs: pd.DataFrame, resamples: int) -> G
                 )
     elif by_arm:
         left_out.append(
-            f"{len(seeds)} seed in common: nothing can be said about other trainings; at least 2 are needed"
+            f"{len(seeds) or 'no'} seed in common: nothing can be said about other trainings; at least 2 are needed"
         )
     arms = tuple(
         Arm(
             name=name,
             head=arm["tags.head"].iloc[0],
             color=arm["tags.mlflow.runColor"].iloc[0],
-            seeds=seeds,
-            runs=arm.loc[list(seeds)],
+            seeds=tuple(arm.index),
+            runs=arm,
             answers=answers[name],
             accuracy=estimates[name],
             verdicts=size_verdicts(arm.iloc[0]),
         )
-        for name, arm in by_arm.items()
+        for name, arm in shown.items()
     )
     comparisons.sort(key=lambda found: (found.condition != TEST, found.condition))
     return Group(backbone, dataset, image_size, arms, tuple(comparisons), _controls(arms, comparisons), tuple(left_out))

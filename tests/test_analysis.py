@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline import report
 from pipeline.analysis import Group, Statistics, analyse, split_into_arms
 from pipeline.answers import pack, unpack
 from pipeline.errors import ConfigError
@@ -139,6 +140,22 @@ def test_one_seed_is_not_compared() -> None:
     assert (group.comparisons, group.controls) == ((), ())
     assert group.left_out == ("1 seed in common: nothing can be said about other trainings; at least 2 are needed",)
     assert [len(arm.runs) for arm in group.arms] == [1, 1, 1]
+
+
+def test_arms_without_a_pair_are_shown_and_not_compared() -> None:
+    """As with different batch sizes: no two runs saw the same batches."""
+    runs = _study(seeds=3)
+    runs["tags.pairing.batches"] = runs["run_id"]
+    group = _only(analyse(runs, STATISTICS))
+    assert (group.comparisons, group.controls) == ((), ())
+    assert group.left_out == (
+        *(f"seed {seed}: the runs did not start from the same batches" for seed in range(3)),
+        "no seed in common: nothing can be said about other trainings; at least 2 are needed",
+    )
+    assert [arm.seeds for arm in group.arms] == [(0, 1, 2)] * 3
+    assert "nothing can be said" in report.answer(group, STATISTICS)
+    assert len(report.arms_table(group, STATISTICS).rows) == 3
+    assert "did not start from the same batches" in report.web_page("Which?", [group], STATISTICS, None)
 
 
 def test_few_seeds_leave_a_small_difference_undecided_and_say_how_many_would_do() -> None:
