@@ -197,13 +197,6 @@ def _check_folders(dataset: ImageFolder) -> list[str]:
             f"holds what is named like an image and is no file: {_named(sorted(strange))}",
             "Delete or rename it.",
         )
-    require(
-        len(classes) > 1,
-        "dataset.path",
-        dataset.path,
-        f"needs at least two classes, and {dataset.train_split} has only {_named(classes)}",
-        "Put the images of another class into a folder beside it, in every split.",
-    )
     # To TFDS every folder is a split, and its labels are the classes of all of them.
     for split in folders(path):
         found = set(folders(path / split))
@@ -216,6 +209,13 @@ def _check_folders(dataset: ImageFolder) -> list[str]:
             f"{_named(sorted(differing))}",
             "Give both the same folders of classes.",
         )
+    require(
+        len(classes) > 1,
+        "dataset.path",
+        dataset.path,
+        f"needs at least two classes, and {dataset.train_split} has only {_named(classes)}",
+        "Put the images of another class into a folder beside it, in every split.",
+    )
     return classes
 
 
