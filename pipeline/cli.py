@@ -29,6 +29,7 @@ from rich.console import Console
 from pipeline import config as schema
 from pipeline import failures, launch, storage
 from pipeline.errors import UserError, suggestion
+from pipeline.tracking.store import Tracking
 
 log = logging.getLogger("pipeline")
 
@@ -61,18 +62,27 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             # A log file on a full disk is not worth a stack trace for each of its lines.
             logging.raiseExceptions = False
             composed, home = False, launch.Home(os.getpid(), Path.cwd())
+            failure: Exception | None = None
 
             @functools.wraps(task)
             def composed_task(config: DictConfig) -> Any:
-                nonlocal composed
+                nonlocal composed, failure
                 composed = True
                 WritingTo.output_dir = config.output_dir
                 home.move_in()
-                return task(config)
+                if sweep_name() is not None:
+                    return task(config)
+                try:
+                    return task(config)
+                except Exception as error:  # Hydra would print the command line above it.
+                    failure = error
 
             start = hydra.main(version_base="1.3", config_path=str(schema.CONFIG_DIR), config_name=name)(composed_task)
             try:
+                _refuse_passwords()
                 start()
+                if failure is not None:
+                    raise failure
                 if _failed_at_end:
                     sys.stderr.write("\n" + "\n".join(message for message, _ in _failed_at_end) + "\n")
                     sys.exit(max(code for _, code in _failed_at_end))
@@ -102,6 +112,13 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
         return run
 
     return decorate
+
+
+def _refuse_passwords() -> None:
+    """Raises `ConfigError` if an address on the command line holds a user, before Hydra prints and writes it."""
+    for argument in sys.argv[1:]:
+        if address := re.search(r"\w+://[^\s/@]*@[\w.:-]*", argument):
+            Tracking(uri=address.group())
 
 
 class WritingTo(Callback):

@@ -137,3 +137,16 @@ def test_deterministic_runs_are_bit_identical(tmp_path: Path) -> None:
     assert metrics[0] == metrics[1]
     assert len(metrics[0]) >= 15
     assert all(np.array_equal(first, second) for first, second in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["tracking.uri=http://me:hunter2@host:5000"], ["study=heads", "++tracking.uri='http://me:hunter2@host'"]],
+    ids=["run", "study"],
+)
+def test_a_password_in_an_address_is_neither_printed_nor_written(arguments: list[str], tmp_path: Path) -> None:
+    result = run_program("pipeline.train", *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("\nError: tracking.uri=http://***@host: must not hold a user or a password")
+    assert "hunter2" not in result.stdout + result.stderr
+    assert not list(tmp_path.iterdir())
