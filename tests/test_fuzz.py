@@ -134,7 +134,7 @@ def _fuzz(examples: int) -> None:
     fuzz()
     refused = sum(map(bool, answers))
     assert refused > len(answers) / 4
-    assert len(answers) - refused > len(answers) / 20
+    assert len(answers) - refused >= len(answers) / 25  # One wrong setting of several is enough to be refused.
 
 
 def test_any_command_line_is_planned_or_refused_in_one_line() -> None:

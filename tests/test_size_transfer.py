@@ -127,7 +127,7 @@ def test_answers_on_the_test_split_are_the_same_however_a_converted_model_is_run
             input_signature=[tf.TensorSpec((None, None, None, 1), tf.uint8)],
         )
         signature = mlflow.models.infer_signature(images[:1], expected[:1])
-        mlflow.tensorflow.save_model(loaded, tmp_path / name, signature=signature, pip_requirements=[])
+        mlflow.keras.save_model(loaded, str(tmp_path / name), signature=signature, pip_requirements=[])
         served = mlflow.pyfunc.load_model(str(tmp_path / name))
         # Called as users do, without training=False: nothing may learn or drop.
         for run in (model, compiled, served.predict):
