@@ -475,6 +475,7 @@ def study(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_what_a_run_at_natural_sizes_leaves_behind(study: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{study / 'outputs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("noise")

@@ -138,6 +138,7 @@ def test_95_percent_intervals_cover_the_truth(seeds: int, images: int, effect: f
         assert better / STUDIES <= 0.05
 
 
+@pytest.mark.slow
 def test_a_difference_of_just_delta_is_rarely_called_better() -> None:
     """The worst case of "A better by more than δ" is a difference of δ itself."""
     effect, better = 0.1, 0
@@ -148,6 +149,7 @@ def test_a_difference_of_just_delta_is_rarely_called_better() -> None:
     assert better / STUDIES <= 0.05
 
 
+@pytest.mark.slow
 def test_claims_are_made_when_they_are_true_and_the_data_suffice() -> None:
     equivalent = better = 0
     for number in range(50):

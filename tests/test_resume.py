@@ -100,6 +100,7 @@ def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> Non
         assert _points(run) == points
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_run(tmp_path: Path) -> None:
     arguments = ["training.epochs=3", "size_probe.ways=[]"]
     first, second = (

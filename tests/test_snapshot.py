@@ -15,7 +15,10 @@ from tests.test_analysis import _study
 SNAPSHOTS = sorted((ROOT / "experiments" / "study").glob("*.parquet"))
 
 
-@pytest.mark.parametrize("path", SNAPSHOTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[] if path.stem == "heads" else pytest.mark.slow, id=path.stem) for path in SNAPSHOTS],
+)
 def test_findings_hold_the_tables_of_their_snapshot(path: Path, tmp_path: Path) -> None:
     result = run_program("pipeline.compare", f"snapshot={path}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

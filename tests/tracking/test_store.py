@@ -27,6 +27,7 @@ def _use(start: Barrier, directory: Path, number: int) -> None:
             mlflow.log_metric("value", number)
 
 
+@pytest.mark.slow
 def test_first_users_of_a_store_do_not_break_it(tmp_path: Path) -> None:
     """Eight processes at the same instant, in ten fresh stores: 80 runs and 80 metrics, and no failure."""
     context = multiprocessing.get_context("spawn")
