@@ -506,6 +506,7 @@ def test_what_a_run_at_natural_sizes_leaves_behind(study: Path) -> None:
     assert not natural & fixed
 
 
+@pytest.mark.slow
 def test_a_study_of_natural_sizes_ends_with_its_report(study: Path) -> None:
     output = (study / "stdout.txt").read_text()
     assert "small_fcn on noise at natural, about 8×8 px" in output
