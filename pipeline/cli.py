@@ -139,6 +139,12 @@ def _end_with_full_disk(error: Exception) -> NoReturn:
     sys.exit(EXIT_FAILED)
 
 
+def end(error: UserError) -> NoReturn:
+    """Ends the command because of a mistake, from where Hydra would not let the error through."""
+    sys.stderr.write(f"\nError: {error}\n")
+    sys.exit(EXIT_MISTAKE)
+
+
 def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
     """Lets a sweep go on after a run of it that failed, whose failure is noted and whose result is NaN.
 
@@ -227,11 +233,6 @@ def sweep_name() -> str | None:
     if hydra_config.mode is not RunMode.MULTIRUN:
         return None
     return sweep_name_of(hydra_config.sweep.dir)
-
-
-def is_first_job() -> bool:
-    """Whether the running job is the first, or the only one, of the command."""
-    return sweep_name() is None or HydraConfig.get().job.num == 0
 
 
 def sweep_name_of(sweep_dir: str) -> str:

@@ -29,6 +29,13 @@ class CompareStudy(Callback):
     """Compares the runs of a sweep when the last of them has ended. Hydra calls it."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Tries the server: a wrong address shows before hours of training, and later on its silence does no harm."""
+        try:
+            settings = _tracking(config)
+            if settings.is_server:
+                store.open_store(settings, absolute(config.output_dir))
+        except UserError as error:
+            cli.end(error)
         if config.hydra.runtime.choices["hydra/launcher"] in ENDS_ITS_WORKERS:
             cli.if_stopped(functools.partial(self._end_open_runs, config))
 
@@ -63,10 +70,14 @@ class CompareStudy(Callback):
 
     def _open_store(self, config: DictConfig) -> tuple[Tracking, Path]:
         """Opens the store where the runs are recorded first."""
-        settings = Tracking(**{key: config.tracking[key] for key in config.tracking})
+        settings = _tracking(config)
         output_path = absolute(config.output_dir)
         store.open_store(settings.recorded, output_path)
         return settings, output_path
+
+
+def _tracking(config: DictConfig) -> Tracking:
+    return Tracking(**{key: config.tracking[key] for key in config.tracking})
 
 
 def compare(runs: pd.DataFrame, statistics: Statistics, settings: Tracking, output_path: Path) -> None:

@@ -87,8 +87,7 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
 def main(composed: DictConfig) -> float:
     """Composes, checks and runs one training."""
     config = to_typed(composed, Config)
-    if config.tracking.is_server and cli.is_first_job():
-        # A wrong address shows before hours of training. Later on, a server that does not answer does no harm.
+    if config.tracking.is_server and cli.sweep_name() is None:  # That of a sweep is tried before its first run.
         store.open_store(config.tracking, config.output_path)
     trained = train(config, OmegaConf.to_yaml(composed, resolve=True), cli.sweep_name(), cli.command_line())
     if cli.sweep_name() is None and trained.run_id:  # The runs of a sweep are shown together, at its end.
