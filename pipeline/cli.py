@@ -86,8 +86,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                 if _failed_at_end:
                     sys.stderr.write("\n" + "\n".join(message for message, _ in _failed_at_end) + "\n")
                     sys.exit(max(code for _, code in _failed_at_end))
-            except SystemExit as end:
-                if end.code == EXIT_TERMINATED:
+            except SystemExit as stopped:
+                if stopped.code == EXIT_TERMINATED:
                     _stop("SIGTERM")
                 raise
             except KeyboardInterrupt:
@@ -99,15 +99,11 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                     _end_with_full_disk(error)
                 if lost := launch.lost_worker(error):
                     _stop(lost)
-                    sys.stderr.write(
-                        f"\nError: {lost}. What was begun goes on, and the rest runs, with the same command.\n"
-                    )
-                    sys.exit(EXIT_FAILED)
+                    end(f"{lost}. What was begun goes on, and the rest runs, with the same command.", EXIT_FAILED)
                 # Whatever Hydra raises before the first run begins is about the command line.
                 if wants_trace or (composed and not is_mistake(error)):
                     raise
-                sys.stderr.write(f"\nError: {explain(error)}\n")
-                sys.exit(EXIT_MISTAKE)
+                end(explain(error))
 
         return run
 
@@ -135,14 +131,13 @@ class WritingTo(Callback):
 def _end_with_full_disk(error: Exception) -> NoReturn:
     if not isinstance(error, storage.DiskFullError):
         error = storage.DiskFullError(error, storage.places_of(schema.absolute(WritingTo.output_dir)))
-    sys.stderr.write(f"\nError: {error}\n")
-    sys.exit(EXIT_FAILED)
+    end(str(error), EXIT_FAILED)
 
 
-def end(error: UserError) -> NoReturn:
-    """Ends the command because of a mistake, from where Hydra would not let the error through."""
-    sys.stderr.write(f"\nError: {error}\n")
-    sys.exit(EXIT_MISTAKE)
+def end(message: str, code: int = EXIT_MISTAKE) -> NoReturn:
+    """Ends the command at once, also from where Hydra would not let an error through."""
+    sys.stderr.write(f"\nError: {message}\n")
+    sys.exit(code)
 
 
 def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:

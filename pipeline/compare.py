@@ -35,7 +35,7 @@ class CompareStudy(Callback):
             if settings.is_server:
                 store.open_store(settings, absolute(config.output_dir))
         except UserError as error:
-            cli.end(error)
+            cli.end(str(error))
         if config.hydra.runtime.choices["hydra/launcher"] in ENDS_ITS_WORKERS:
             cli.if_stopped(functools.partial(self._end_open_runs, config))
 
@@ -58,8 +58,11 @@ class CompareStudy(Callback):
         statistics = Statistics(**{key: config.statistics[key] for key in config.statistics})
         settings, output_path = self._open_store(config)
         sweep = cli.sweep_name_of(config.hydra.sweep.dir)
-        settings, _ = gathered(study.runs_of_sweep(sweep), settings, output_path)
-        runs = _finished(study.runs_of_sweep(sweep))
+        runs = study.runs_of_sweep(sweep)
+        settings, _ = gathered(runs, settings, output_path)
+        if settings.is_server:
+            runs = study.runs_of_sweep(sweep)  # As they are there.
+        runs = _finished(runs)
         if not runs.empty:
             compare(runs, statistics, settings, output_path)
         return len(runs)

@@ -29,7 +29,7 @@ _PACKAGE = Path(__file__).resolve().parent
 PROJECT_ROOT = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
 """Holds `conf/` and `experiments/`: the repository, or the package itself once it is installed from a wheel."""
 CONFIG_DIR = PROJECT_ROOT / "conf"
-GROUPS = ("dataset", "backbone", "head", "training", "size_probe", "tracking", "arm", "study")
+GROUPS = ("dataset", "backbone", "head", "training", "size_probe", "tracking", "launch", "arm", "study")
 """Whose options are files, chosen with GROUP=OPTION."""
 T = TypeVar("T")
 
@@ -213,6 +213,7 @@ class Sync(InOutputDir):
     output_dir: str = "outputs"
 
     def __post_init__(self) -> None:
+        require_plain_name("study", self.study)
         require(
             self.tracking.is_server,
             "tracking.uri",

@@ -17,9 +17,9 @@ import numpy as np
 
 from pipeline.interrupts import held
 from pipeline.pairing import digest_of
-from pipeline.tracking import store, views
+from pipeline.tracking import views
 from pipeline.tracking.delivery import following
-from pipeline.tracking.resume import FAILURE_TAG, unfinished_run
+from pipeline.tracking.resume import FAILURE_TAG, experiment, unfinished_run
 from pipeline.tracking.study import condition, size_tag
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def start_run(config: Config, composed: str, data: Data, key: str, sweep: str | 
     import mlflow
 
     facts = data.facts
-    experiment_id = store.experiment_for(config.tracking.experiment or facts.name, config.tracking, config.output_path)
+    experiment_id = experiment(config, facts)
     tags = {
         "head": config.head.name,
         "dataset": facts.name,

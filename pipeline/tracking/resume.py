@@ -90,7 +90,7 @@ def finished_run(config: Config, facts: DatasetFacts, key: str, sweep: str | Non
     import mlflow
 
     client = mlflow.MlflowClient()
-    found = runs(client, _experiment(config, facts), config, key, "= 'FINISHED'")
+    found = runs(client, experiment(config, facts), config, key, "= 'FINISHED'")
     return adopted(client, found[0], sweep) if found else None
 
 
@@ -115,7 +115,7 @@ def unfinished_run(config: Config, facts: DatasetFacts, key: str) -> Run | None:
         return None
     import mlflow
 
-    found = runs(mlflow.MlflowClient(), _experiment(config, facts), config, key, "!= 'FINISHED'")
+    found = runs(mlflow.MlflowClient(), experiment(config, facts), config, key, "!= 'FINISHED'")
     return found[0] if found else None
 
 
@@ -149,5 +149,6 @@ def runs(client: MlflowClient, experiment_id: str, config: Config, key: str, sta
     ]
 
 
-def _experiment(config: Config, facts: DatasetFacts) -> str:
+def experiment(config: Config, facts: DatasetFacts) -> str:
+    """The id of the experiment that a run is recorded in."""
     return store.experiment_for(config.tracking.experiment or facts.name, config.tracking, config.output_path)
