@@ -9,12 +9,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import cli
 from pipeline.config import CONFIG_DIR, GROUPS, Config
+from pipeline.launch import EXTRAS
 from pipeline.size_probe import check_training_sizes, plan_sizes
 from tests.conftest import composed, run_program, typed
 from tests.test_config import NEEDS
@@ -41,8 +43,13 @@ def _leaves(config: DictConfig, prefix: str = "") -> list[str]:
 
 @functools.cache
 def _settings_of(group: str, option: str) -> tuple[str, ...]:
-    """What can be set with this option, with its group or anywhere else."""
-    return tuple(_leaves(composed(*_needs(group, option))))
+    """What can be set with this option, with its group or anywhere else; nothing where its package is not installed."""
+    try:
+        return tuple(_leaves(composed(*_needs(group, option))))
+    except MissingConfigException as error:
+        if error.missing_cfg_file in EXTRAS:
+            return ()
+        raise
 
 
 NUMBERS = st.one_of(
@@ -69,7 +76,8 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     """An option of some group, and up to three settings with values that may or may not be valid."""
     group = draw(st.sampled_from(sorted(OPTIONS)))
     option = draw(st.sampled_from(OPTIONS[group]))
-    keys = draw(st.lists(st.sampled_from(_settings_of(group, option)), max_size=3, unique=True))
+    names = _settings_of(group, option)
+    keys = draw(st.lists(st.sampled_from(names), max_size=3, unique=True)) if names else []
     return [*_needs(group, option), *(f"{key}={draw(VALUES)}" for key in keys)]
 
 
@@ -105,7 +113,7 @@ def _check(overrides: list[str], patch: pytest.MonkeyPatch) -> str:
         message = cli.explain(error)
         assert len(message.splitlines()) == 1, f"{overrides}: {message}"
         assert _named_in(message, overrides), f"{overrides}: {message}"
-        assert re.search(r"[.)/]$", message), message  # A whole sentence.
+        assert re.search(r"[.)/']$", message), message  # A whole sentence, or a command.
         return message
     assert config is not None
     assert facts.image_size in [plan.size for plan in plans]
@@ -123,6 +131,8 @@ def _fuzz(examples: int) -> None:
     @settings(EXAMPLES, max_examples=examples)
     @given(command_lines())
     @example(["head=0"])
+    @example(["launch=ray"])
+    @example(["launch=slurm"])
     @example(["study=[1]"])
     @example(["dataset.image_size=${seed}"])
     @example(["training.batch_size=1000000000000"])

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -168,17 +169,30 @@ def test_a_server_that_never_comes_back_gets_everything_by_sync(tmp_path: Path) 
         stop(server)
 
 
-def test_two_machines_with_one_server_train_a_run_once(tmp_path: Path) -> None:
-    """Each has an output_dir of its own; what they share is the server."""
-    arguments = ("pipeline.train", "training.epochs=60", "size_probe.ways=[]", "tracking=server")
+@contextmanager
+def _first_machine_at_work(tmp_path: Path, epochs: int, after: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """URI of a server, and a run on it that has an output_dir of its own and has done some of its epochs."""
     for name in ("server", "first", "second"):
         (tmp_path / name).mkdir()
     with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
-        first = start_program(*arguments, f"tracking.uri={uri}", cwd=tmp_path / "first", stderr=subprocess.STDOUT)
+        first = start_program(*_run_on(uri, epochs), cwd=tmp_path / "first", stderr=subprocess.STDOUT)
         for _, line in _lines_with_time(first):
-            if "epoch 2/60" in line:
+            if f"epoch {after}/{epochs}" in line:
                 break
-        second = run_program(*arguments, f"tracking.uri={uri}", cwd=tmp_path / "second")
+        yield uri, first
+
+
+def _run_on(uri: str, epochs: int) -> list[str]:
+    return [
+        *("pipeline.train", f"training.epochs={epochs}", "size_probe.ways=[]"),
+        *("tracking=server", f"tracking.uri={uri}"),
+    ]
+
+
+def test_two_machines_with_one_server_train_a_run_once(tmp_path: Path) -> None:
+    """Each has an output_dir of its own; what they share is the server."""
+    with _first_machine_at_work(tmp_path, epochs=60, after=2) as (uri, first):
+        second = run_program(*_run_on(uri, epochs=60), cwd=tmp_path / "second")
         first.communicate(timeout=60)
         assert (first.returncode, second.returncode) == (0, 0), second.stderr
         (run,) = _trained(uri).values()
@@ -188,17 +202,10 @@ def test_two_machines_with_one_server_train_a_run_once(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_machine_fell_silent_is_taken_over(tmp_path: Path) -> None:
-    arguments = ("pipeline.train", "training.epochs=30", "size_probe.ways=[]", "tracking=server")
-    for name in ("server", "first", "second"):
-        (tmp_path / name).mkdir()
-    with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
-        first = start_program(*arguments, f"tracking.uri={uri}", cwd=tmp_path / "first", stderr=subprocess.STDOUT)
-        for _, line in _lines_with_time(first):
-            if "epoch 10/30" in line:
-                break
+    with _first_machine_at_work(tmp_path, epochs=30, after=10) as (uri, first):
         first.kill()
         first.wait()
-        second = run_program(*arguments, f"tracking.uri={uri}", cwd=tmp_path / "second")
+        second = run_program(*_run_on(uri, epochs=30), cwd=tmp_path / "second")
         assert second.returncode == 0, second.stderr
         runs = MlflowClient(uri).search_runs(["1"], order_by=["attributes.start_time ASC"])
         assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
