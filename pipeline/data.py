@@ -6,6 +6,7 @@ naps double, so that an epoch of 3.8 s takes 5.1 s. Parallelism and prefetching 
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import logging
@@ -101,8 +102,8 @@ class Dataset:
             then only the reference at which cost is stated and around which other sizes are probed.
         max_sizes: Most distinct sizes that images may have with `native_size`: each size makes batches of its own.
         size_step: With `native_size`, both sides are brought to the nearest multiple of so many pixels; 1 for none.
-        cache: Decoded images in `memory`, on `disk` (memory-mapped, shared by runs), or `none` (decoded anew each
-            epoch).
+        cache: Decoded images on `disk` (in `output_dir`, memory-mapped, shared by all its runs), in `memory` of each
+            process (images of natural size always), or `none` (decoded anew each epoch).
         shuffle_buffer: Images in the shuffle buffer with `cache=none`; the caches shuffle all of them.
         data_dir: TFDS data directory; null for TFDS's own default.
     """
@@ -116,7 +117,7 @@ class Dataset:
     native_size: bool = False
     max_sizes: int = 64
     size_step: int = 1
-    cache: Cache = Cache.memory
+    cache: Cache = Cache.disk
     shuffle_buffer: int = 10_000
     data_dir: str | None = None
 
@@ -145,10 +146,10 @@ class Dataset:
         require_at_least(1, "dataset.max_sizes", self.max_sizes, 64)
         require_at_least(1, "dataset.size_step", self.size_step, 16)
         require(
-            self.cache is Cache.memory or not self.native_size,
+            self.cache is not Cache.none or not self.native_size,
             "dataset.cache",
             self.cache.value,
-            "images of natural size (dataset.native_size=true) are kept in memory only",
+            "images of natural size (dataset.native_size=true) are kept in memory",
             "Use dataset.cache=memory.",
         )
         require_at_least(1, "dataset.shuffle_buffer", self.shuffle_buffer, 10_000)
@@ -555,15 +556,18 @@ def _available_memory() -> int:
     return psutil.virtual_memory().available
 
 
-def _check_memory(split: str, facts: DatasetFacts, needed: int) -> None:
+def _check_memory(split: str, facts: DatasetFacts, needed: int, cache: Cache, cache_dir: Path) -> None:
     available = _available_memory()
+    room, other = "", "dataset.cache=disk, "
+    if cache is Cache.disk:
+        room, other = f"{storage.room([cache_dir])}, ", ""
     require(
         needed < available,
         "dataset.cache",
-        "memory",
-        f"{split} of {facts.name} takes {needed / 1e9:.1f} GB at {size_text(facts.image_size)} px, "
-        f"{available / 1e9:.1f} GB are free",
-        "Use dataset.cache=disk, dataset.cache=none or a smaller dataset.image_size.",
+        cache.value,
+        f"{split} of {facts.name} takes {needed / 1e9:.1f} GB at {size_text(facts.image_size)} px; free are {room}"
+        f"{available / 1e9:.1f} GB of memory",
+        f"Use {other}dataset.cache=none or a smaller dataset.image_size.",
     )
 
 
@@ -626,13 +630,12 @@ def _decode_once(
         except OSError as error:
             if not storage.is_full(error):
                 raise
-            if needed >= _available_memory():
-                raise storage.DiskFullError(error, [cache_dir]) from error
+            _check_memory(split, facts, needed, cache, cache_dir)
             log.warning(
                 "dataset.cache=disk: %s has no room for %.1f MB of decoded images (free: %s); they are kept in memory",
                 *(cache_dir, needed / 1e6, storage.room([cache_dir])),
             )
-    _check_memory(split, facts, needed)
+    _check_memory(split, facts, needed, cache, cache_dir)
     images, labels = np.empty(shape, np.uint8), np.empty(shape[0], np.int64)
     start = 0
     for batch_images, batch_labels in _decoded(builder, split, facts.image_size):
@@ -660,13 +663,17 @@ def _decoded_on_disk(
                 else:
                     directory.unlink()
         storage.remove_leftovers(directory)
+        if math.prod(shape) > shutil.disk_usage(directory.parent).free:  # Not after writing for an hour.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
         with storage.whole(directory) as beside:
             _decode_to_disk(builder, split, shape, beside)
         return _open_decoded(directory, shape)
 
 
 def _open_decoded(directory: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = np.load(directory / "images.npy", mmap_mode="r"), np.load(directory / "labels.npy")
+    # Plain arrays: each batch that is cut out of a numpy.memmap would be made one, too.
+    images = np.load(directory / "images.npy", mmap_mode="r").view(np.ndarray)
+    labels = np.load(directory / "labels.npy")
     if (images.dtype, images.shape, labels.shape) != (np.uint8, shape, shape[:1]):
         raise ValueError(f"it holds images {images.shape} and labels {labels.shape} instead of {shape} and {shape[:1]}")
     return images, labels

@@ -63,6 +63,7 @@ class ImageFolder(Dataset):
     channels: int = 3
     background: int = 0
     corrupt: Corrupt = Corrupt.refuse
+    cache: Cache = Cache.memory
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -96,7 +96,7 @@ def test_the_disk_cache_is_read_back_and_leaves_nothing_unfinished(
     second = _load(tmp_path, cache=Cache.disk).test_split
     assert isinstance(first, DecodedSplit)
     assert isinstance(second, DecodedSplit)
-    assert isinstance(second.images, np.memmap)
+    assert isinstance(second.images.base, np.memmap)
     assert np.array_equal(first.images, second.images)
     data_module._decode_once.cache_clear()
 
@@ -216,17 +216,25 @@ def test_processes_that_prepare_one_dataset_at_once_all_succeed(tmp_path: Path) 
 
 def test_images_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="dataset.cache=memory: train of digits takes 1437.0 GB"):
-        _load(tmp_path, image_size=[50_000, 20_000])  # 1,437 images of 1 GB
+        _load(tmp_path, cache=Cache.memory, image_size=[50_000, 20_000])  # 1,437 images of 1 GB
+
+
+def test_images_that_fit_neither_on_disk_nor_into_memory_are_refused(tmp_path: Path) -> None:
+    message = r"dataset.cache=disk: train of digits takes 1437.0 GB at 50000×20000 px; free are [\d,.]+ MB in .*cache, "
+    with pytest.raises(ConfigError, match=message):
+        _load(tmp_path, image_size=[50_000, 20_000])
+    assert not list((tmp_path / "cache").glob("*/images.npy"))
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     builder_dir = tmp_path / "tfds" / "digits" / "1.0.0"
-    Dataset(name="digits", data_dir=str(tmp_path / "tfds")).load(0, tmp_path / "cache")
+    dataset = Dataset(name="digits", data_dir=str(tmp_path / "tfds"), cache=Cache.memory)
+    dataset.load(0, tmp_path / "cache")
     data_module._decode_once.cache_clear()
     (file,) = builder_dir.glob("digits-test.tfrecord*")
     file.write_bytes(file.read_bytes()[:-2000])
     with pytest.raises(UserError, match=r"digits.*damaged.*Delete"):
-        Dataset(name="digits", data_dir=str(tmp_path / "tfds")).load(0, tmp_path / "cache")
+        dataset.load(0, tmp_path / "cache")
 
 
 def test_digest_tells_splits_apart(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What one writes by hand for the work of `python -m pipeline.train head=global_average_pool`, to compare speeds with.
 
-    python tests/benchmarks/bare_keras.py DATASET EPOCHS BATCH_SIZE
+    python tests/benchmarks/bare_keras.py DATASET EPOCHS BATCH_SIZE [TRAIN_SPLIT]
 
 No configuration, no record, no size probe: TFDS into NumPy arrays, the same model and optimizer, `model.fit` on the
 arrays with Keras's defaults. Prints one line of JSON.
@@ -37,9 +37,9 @@ class EpochTimes(keras.callbacks.Callback):
         self.seconds.append(self.trained_until - self.began)
 
 
-def main(dataset: str, epochs: int, batch_size: int) -> None:
+def main(dataset: str, epochs: int, batch_size: int, train_split: str = "train") -> None:
     """Trains, evaluates on the test split, prints."""
-    splits = tfds.load(dataset, split=["train", "test"], batch_size=-1, as_supervised=True)
+    splits = tfds.load(dataset, split=[train_split, "test"], batch_size=-1, as_supervised=True)
     (images, labels), (test_images, test_labels) = tfds.as_numpy(splits)
 
     keras.utils.set_random_seed(0)
@@ -80,4 +80,4 @@ def main(dataset: str, epochs: int, batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
