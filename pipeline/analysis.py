@@ -149,7 +149,7 @@ class Control:
         first: Name of one.
         second: Name of the other.
         difference: Of their accuracies: nothing but noise, so its size is the floor below which no difference counts.
-        p_value: Against "no difference"; two-sided, not corrected.
+        p_value: Against "no difference"; two-sided, after Holm's correction over the controls of the study.
     """
 
     first: str
@@ -254,7 +254,16 @@ def analyse(runs: pd.DataFrame, statistics: Statistics) -> list[Group]:
                 )
             )
         decided.append(replace(group, comparisons=tuple(comparisons)))
-    return decided
+    return _correct_controls(decided)
+
+
+def _correct_controls(groups: Sequence[Group]) -> list[Group]:
+    """A study of several sizes has as many controls, each with its chance to fail though all is well."""
+    corrected = iter(holm([control.p_value for group in groups for control in group.controls]))
+    return [
+        replace(group, controls=tuple(replace(control, p_value=next(corrected)) for control in group.controls))
+        for group in groups
+    ]
 
 
 def split_into_arms(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -107,6 +107,16 @@ def test_a_control_that_fails_is_told() -> None:
     assert not control.holds
 
 
+def test_controls_of_several_sizes_are_corrected_for_their_number() -> None:
+    alone = _study(average=0.91)
+    alone["params.image_size"] = "16×16"
+    (unlikely,) = _only(analyse(alone, STATISTICS)).controls
+    (likely,) = _only(analyse(_study(), STATISTICS)).controls
+    assert unlikely.p_value < likely.p_value / 2  # So Holm's factors are 2 and 1.
+    corrected = [control for group in analyse(pd.concat([_study(), alone]), STATISTICS) for control in group.controls]
+    assert [control.p_value for control in corrected] == pytest.approx([likely.p_value, 2 * unlikely.p_value])
+
+
 @pytest.mark.parametrize(
     "change",
     [{"params.head.pool_size": "[1, 1]"}, {"params.head.padding": "same"}, {"params.training.epochs": "3"}],
