@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.fused_batch_norm import fused_batch_norm
+
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
 
 def inference(model: keras.Model) -> Callable[[np.ndarray | tf.Tensor], tf.Tensor]:
-    """The model's inference as one compiled function of images or feature maps (N, H, W, C).
+    """The model's inference as one compiled function of images or feature maps (N, H, W, C), with fused batch norm.
 
     Traced once, for all batch sizes and, where the model takes any, for all sizes.
     """
@@ -21,7 +23,8 @@ def inference(model: keras.Model) -> Callable[[np.ndarray | tf.Tensor], tf.Tenso
 
     @tf.function(input_signature=[tf.TensorSpec(model.input_shape, model.inputs[0].dtype)])
     def outputs(inputs: tf.Tensor) -> tf.Tensor:
-        return model(inputs, training=False)
+        with fused_batch_norm():
+            return model(inputs, training=False)
 
     return outputs
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import checkpoint, multi_worker, storage
 from pipeline.errors import UserError, is_side, require, require_at_least
+from pipeline.fused_batch_norm import fused_batch_norm
 from pipeline.interrupts import held
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ class LossNotFiniteError(UserError):
 
 
 @multi_worker.lost_ranks_told()
+@fused_batch_norm()
 def fit(
     model: keras.Model,
     data: Data,
