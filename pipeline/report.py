@@ -149,8 +149,8 @@ def comparisons_table(group: Group, statistics: Statistics, every_condition: boo
         ("A", "B", "images", ">A − B in points", ">P(A > B)", "verdict", ">p"),
         tuple(rows),
         f"Paired over seeds and test images. Points are hundredths of accuracy, [{statistics.confidence:.0%} interval] "
-        f"over other seeds and other images; δ = {points_text(statistics.margin)}; p after Holm's correction for all "
-        f"{len(group.comparisons)} comparisons.",
+        f"over other seeds and other images; δ = {points_text(statistics.margin)}; p after Holm's correction "
+        "for all comparisons of the study.",
     )
 
 
