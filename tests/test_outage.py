@@ -170,16 +170,23 @@ def test_a_server_that_never_comes_back_gets_everything_by_sync(tmp_path: Path) 
 
 
 @contextmanager
-def _first_machine_at_work(tmp_path: Path, epochs: int, after: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """URI of a server, and a run on it that has an output_dir of its own and has done some of its epochs."""
+def _first_machine_at_work(tmp_path: Path, epochs: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """URI of a server that knows of a run, and the run, which is training and has an output_dir of its own."""
     for name in ("server", "first", "second"):
         (tmp_path / name).mkdir()
     with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
         first = start_program(*_run_on(uri, epochs), cwd=tmp_path / "first", stderr=subprocess.STDOUT)
         for _, line in _lines_with_time(first):
-            if f"epoch {after}/{epochs}" in line:
+            if f"epoch 2/{epochs}" in line:
                 break
+        while not MlflowClient(uri).search_experiments(filter_string="name = 'digits'") or not _runs(uri):
+            assert first.poll() is None
+            time.sleep(0.1)
         yield uri, first
+
+
+def _runs(uri: str) -> list[Run]:
+    return MlflowClient(uri).search_runs(["1"], order_by=["attributes.start_time ASC"])
 
 
 def _run_on(uri: str, epochs: int) -> list[str]:
@@ -191,8 +198,8 @@ def _run_on(uri: str, epochs: int) -> list[str]:
 
 def test_two_machines_with_one_server_train_a_run_once(tmp_path: Path) -> None:
     """Each has an output_dir of its own; what they share is the server."""
-    with _first_machine_at_work(tmp_path, epochs=60, after=2) as (uri, first):
-        second = run_program(*_run_on(uri, epochs=60), cwd=tmp_path / "second")
+    with _first_machine_at_work(tmp_path, epochs=100) as (uri, first):
+        second = run_program(*_run_on(uri, epochs=100), cwd=tmp_path / "second")
         first.communicate(timeout=60)
         assert (first.returncode, second.returncode) == (0, 0), second.stderr
         (run,) = _trained(uri).values()
@@ -202,11 +209,11 @@ def test_two_machines_with_one_server_train_a_run_once(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_machine_fell_silent_is_taken_over(tmp_path: Path) -> None:
-    with _first_machine_at_work(tmp_path, epochs=30, after=10) as (uri, first):
+    with _first_machine_at_work(tmp_path, epochs=100) as (uri, first):
         first.kill()
         first.wait()
-        second = run_program(*_run_on(uri, epochs=30), cwd=tmp_path / "second")
+        second = run_program(*_run_on(uri, epochs=100), cwd=tmp_path / "second")
         assert second.returncode == 0, second.stderr
-        runs = MlflowClient(uri).search_runs(["1"], order_by=["attributes.start_time ASC"])
+        runs = _runs(uri)
         assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
         assert runs[0].data.tags["failure"] == "no heartbeat for 60 s"

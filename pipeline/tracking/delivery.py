@@ -125,9 +125,9 @@ class RunCopy:
             copy = found[0]
             self._sent = {_identity(point) for point in _points(self._target, copy)}
         else:
-            copy = self._target.create_run(
-                experiment_id, run.info.start_time, {SOURCE_TAG: self._run_id}, run.info.run_name
-            )
+            # With its tags at once: if the process is killed right after, others still know what run this was.
+            tags = {**_tags(run, self._run_id), SOURCE_TAG: self._run_id}
+            copy = self._target.create_run(experiment_id, run.info.start_time, tags, run.info.run_name)
         self._copy_id = copy.info.run_id
         return copy
 

@@ -141,11 +141,10 @@ def runs(client: MlflowClient, experiment_id: str, config: Config, key: str, sta
         f"tags.run_key = '{key}' and attributes.status {status}",
         order_by=["attributes.start_time DESC"],
     )
-    # A run belongs to one study and one arm of it, whatever else has the same settings.
+    # A run belongs to one study and one arm of it, whatever else has the same settings. On a server, params come last.
+    arm = str(config.arm)
     return [
-        run
-        for run in found
-        if run.data.tags.get("study") == config.study and run.data.params.get("arm") == str(config.arm)
+        run for run in found if run.data.tags.get("study") == config.study and run.data.params.get("arm", arm) == arm
     ]
 
 
