@@ -16,7 +16,7 @@ heads: .venv/.runtime
 	$(BIN)/python -m pipeline.train study=heads
 
 test: .venv/.development
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/.development
 	$(BIN)/ruff check

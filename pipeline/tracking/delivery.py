@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,7 @@ class RunCopy:
         copy_id = self.update()
         run, copy = self._source.get_run(self._run_id), self._target.get_run(copy_id)
         if run.inputs.dataset_inputs and not copy.inputs.dataset_inputs:
-            self._target.log_inputs(copy_id, run.inputs.dataset_inputs)
+            store.log_datasets(partial(self._target.log_inputs, copy_id, run.inputs.dataset_inputs))
         if self._source.list_artifacts(self._run_id):
             self._target.log_artifacts(copy_id, self._source.download_artifacts(self._run_id, ""))
         for output in run.outputs.model_outputs if run.outputs else []:

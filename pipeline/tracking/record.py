@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from pipeline.interrupts import held
 from pipeline.pairing import digest_of
-from pipeline.tracking import views
+from pipeline.tracking import store, views
 from pipeline.tracking.delivery import following
 from pipeline.tracking.resume import FAILURE_TAG, experiment, unfinished_run
 from pipeline.tracking.study import condition, size_tag
@@ -80,8 +81,8 @@ def start_run(config: Config, composed: str, data: Data, key: str, sweep: str | 
             mlflow.log_params({name: value for name, value in _params(config, data).items() if name not in known})
             mlflow.log_text(composed, "config.yaml")
             if interrupted is None or not interrupted.inputs.dataset_inputs:
-                mlflow.log_input(_mlflow_dataset(facts, data.train_split), context="training")
-                mlflow.log_input(_mlflow_dataset(facts, data.test_split), context="testing")
+                for split, context in ((data.train_split, "training"), (data.test_split, "testing")):
+                    store.log_datasets(partial(mlflow.log_input, _mlflow_dataset(facts, split), context))
         yield RunRecord(experiment_id, run.info.run_id, tags, interrupted)
 
 

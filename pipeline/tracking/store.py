@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,3 +219,16 @@ def experiment_id(client: MlflowClient, name: str, artifact_location: str | None
             f"restore --experiment-id {experiment.experiment_id}, or use another name with tracking.experiment=NAME."
         )
     return experiment.experiment_id
+
+
+def log_datasets(log: Callable[[], None]) -> None:
+    """Calls what logs datasets, and once more if that fails.
+
+    Of two processes that are the first to log a dataset in an experiment, MLflow fails one, which finds it then.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        log()
+    except MlflowException:
+        log()

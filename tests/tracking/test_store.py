@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import multiprocessing
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from pipeline.errors import ConfigError, UserError
-from pipeline.tracking.store import Tracking, experiment_id, open_store, server_address
+from pipeline.tracking.store import Tracking, experiment_id, log_datasets, open_store, server_address
 
 PROCESSES, ROUNDS = 8, 10
 
 
 def _use(start: Barrier, directory: Path, number: int) -> None:
-    """In each round, all processes at once are the first to use a store: each records a metric in it."""
+    """In each round, all processes at once are the first to use a store: each records a metric and a dataset in it."""
+    dataset = mlflow.data.from_numpy(np.zeros(3), name="shared")
     for round_ in range(ROUNDS):
         path = directory / str(round_)
         start.wait(timeout=60)
@@ -25,11 +28,13 @@ def _use(start: Barrier, directory: Path, number: int) -> None:
         experiment = experiment_id(MlflowClient(), "shared", (path / "artifacts").as_uri())
         with mlflow.start_run(experiment_id=experiment):
             mlflow.log_metric("value", number)
+            start.wait(timeout=60)
+            log_datasets(partial(mlflow.log_input, dataset, "training"))
 
 
 @pytest.mark.slow
 def test_first_users_of_a_store_do_not_break_it(tmp_path: Path) -> None:
-    """Eight processes at the same instant, in ten fresh stores: 80 runs and 80 metrics, and no failure."""
+    """Eight processes at the same instant, in ten fresh stores: 80 runs, metrics and inputs, and no failure."""
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(PROCESSES)
     users = [context.Process(target=_use, args=(start, tmp_path, number)) for number in range(PROCESSES)]
@@ -43,6 +48,7 @@ def test_first_users_of_a_store_do_not_break_it(tmp_path: Path) -> None:
         (experiment,) = (one for one in client.search_experiments() if one.name == "shared")
         runs = client.search_runs([experiment.experiment_id])
         assert sorted(run.data.metrics["value"] for run in runs) == list(range(PROCESSES))
+        assert [[one.dataset.name for one in run.inputs.dataset_inputs] for run in runs] == [["shared"]] * PROCESSES
         assert not list((tmp_path / str(round_)).glob("incomplete-*"))
 
 
