@@ -43,7 +43,7 @@ def epoch_seconds(images: int, side: int) -> float:
         run_process(
             directory,
             *(*COMMON, f"dataset.train_split='train[:{images}]'", f"dataset.image_size=[{side},{side}]"),
-            *("dataset.validation_fraction=0", "dataset.test_split='test[:1%]'"),
+            *("dataset.validation_fraction=0", "training.keep_weights=last", "dataset.test_split='test[:1%]'"),
             *(f"size_probe.sizes=[{side}]", f"output_dir={directory}"),
         )
         mlflow.set_tracking_uri(f"sqlite:///{directory}/mlflow.db")
