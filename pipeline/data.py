@@ -630,11 +630,15 @@ def _decode_once(
         except OSError as error:
             if not storage.is_full(error):
                 raise
-            _check_memory(split, facts, needed, cache, cache_dir)
-            log.warning(
-                "dataset.cache=disk: %s has no room for %.1f MB of decoded images (free: %s); they are kept in memory",
-                *(cache_dir, needed / 1e6, storage.room([cache_dir])),
-            )
+            fits = needed < _available_memory()
+            if not fits and needed <= shutil.disk_usage(cache_dir).total:  # Room can be made.
+                raise storage.DiskFullError(error, [cache_dir]) from error
+            if fits:
+                log.warning(
+                    "dataset.cache=disk: %s has no room for %.1f MB of decoded images (free: %s); they are kept in "
+                    "memory",
+                    *(cache_dir, needed / 1e6, storage.room([cache_dir])),
+                )
     _check_memory(split, facts, needed, cache, cache_dir)
     images, labels = np.empty(shape, np.uint8), np.empty(shape[0], np.int64)
     start = 0

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 
 sys.path.append(str(Path(__file__).parent))
-from compare_speed import LIKE_THE_SCRIPT, PROGRAM, ROOT, log, row, run_process
+from compare_speed import LIKE_THE_SCRIPT, PROGRAM, ROOT, log, median_and_range, row, run_process
 
 IMAGES = (12_000, 24_000, 48_000)
 SIDES = (28, 56, 112)
@@ -94,8 +94,7 @@ def scaling(title: str, counts: list[int], settings: list[tuple[int, int]], roun
     exponents = [float(np.polyfit(np.log(counts), np.log(spent), 1)[0]) for spent in seconds]
     log(f"{title}: {np.round(seconds, 2).tolist()}")
     medians = " / ".join(f"{statistics.median(column):.1f}" for column in seconds.T)
-    fitted = f"{statistics.median(exponents):.2f} ({min(exponents):.2f}–{max(exponents):.2f})"
-    return row([title, medians, fitted])
+    return row([title, medians, median_and_range(exponents)])
 
 
 def main() -> None:
