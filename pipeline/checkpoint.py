@@ -54,14 +54,13 @@ def save(path: Path, captured: dict[str, np.ndarray]) -> None:
 
 
 def load(path: Path, model: keras.Model) -> State | None:
-    """Brings a compiled model and its optimizer to a saved state.
+    """Brings a compiled model and its optimizer, which is built, to a saved state.
 
     Returns:
         The state; None if there is none, or none that can be read, of which a warning tells.
     """
     if not path.is_file():
         return None
-    model.optimizer.build(model.trainable_variables)
     variables = {"model": model.variables, "optimizer": model.optimizer.variables, "best": model.weights}
     try:
         with np.load(path, allow_pickle=False) as arrays:

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -598,14 +599,23 @@ def _encoded(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
     import tensorflow_datasets as tfds
 
     image_key, label_key = _supervised_keys(builder)
-    examples = builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        decoders=tfds.decode.PartialDecoding(
-            {image_key: True, label_key: True}, decoders={image_key: tfds.decode.SkipDecoding()}
-        ),
-        read_config=tfds.ReadConfig(try_autocache=False, options=_options()),
+    read_config = tfds.ReadConfig(
+        try_autocache=False,
+        # Interleaving in parallel starts some fifty threads an iterator, and reads a local file no faster.
+        num_parallel_calls_for_interleave_files=None,
+        options=_options(),
     )
+    with warnings.catch_warnings():
+        # TFDS asks for a deterministic order, which one call at a time has anyway.
+        warnings.filterwarnings("ignore", message="The `deterministic` argument has no effect")
+        examples = builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            decoders=tfds.decode.PartialDecoding(
+                {image_key: True, label_key: True}, decoders={image_key: tfds.decode.SkipDecoding()}
+            ),
+            read_config=read_config,
+        )
     return examples.map(lambda example: (example[image_key], example[label_key]))
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import checkpoint, multi_worker, storage
 from pipeline.errors import UserError, is_side, require, require_at_least
 from pipeline.fused_batch_norm import fused_batch_norm
+from pipeline.heads import of_shape
 from pipeline.interrupts import held
 
 if TYPE_CHECKING:
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from pipeline.data import Data
+    from pipeline.heads import Size
 
 log = logging.getLogger("pipeline")
+
+
+PIXELS_AT_ONCE = 128 * 28 * 28
+"""In the images of steps that are executed at once: starting a step of so many takes no time that could be told."""
 
 
 class Optimizer(Enum):
@@ -79,6 +85,8 @@ class Training:
         precision: Keras's dtype policy.
         strategy: `tf.distribute` strategy.
         jit_compile: Compile with XLA; on CPUs that is slower.
+        steps_per_execution: Steps that TensorFlow executes before Python looks at the loss, and at Ctrl-C; divides the
+            steps of an epoch. null: 1, or more where the images are so small that starting a step takes long.
         checkpoint_seconds: Least time between two saved states, each after an epoch, from which an interrupted run goes
             on; the last epoch's is saved in any case, and the newest one's on Ctrl-C and SIGTERM. null saves none.
     """
@@ -95,11 +103,15 @@ class Training:
     precision: Precision = Precision.float32
     strategy: Strategy = Strategy.none
     jit_compile: bool = False
+    steps_per_execution: int | None = None
     checkpoint_seconds: float | None = 30.0
 
     def __post_init__(self) -> None:
         require_at_least(1, "training.epochs", self.epochs, 5)
         require_at_least(1, "training.batch_size", self.batch_size, 128)
+        require_at_least(
+            1, "training.steps_per_execution", 1 if self.steps_per_execution is None else self.steps_per_execution, 1
+        )
         require(
             self.sizes is None or (len(self.sizes) > 0 and all(map(is_side, self.sizes))),
             "training.sizes",
@@ -146,6 +158,28 @@ class Training:
             return multi_worker.connect()
         return tf.distribute.get_strategy()
 
+    def steps_at_once(self, steps: int, image_size: Size) -> int:
+        """How many of the `steps` of an epoch TensorFlow executes at once, for images of (H, W) pixels.
+
+        Raises:
+            ConfigError: `steps_per_execution` does not divide them: Keras would go on into the next epoch.
+        """
+        divisors = [count for count in range(1, steps + 1) if steps % count == 0]
+        if self.steps_per_execution is not None:
+            require(
+                self.steps_per_execution in divisors,
+                "training.steps_per_execution",
+                self.steps_per_execution,
+                f"must divide the {steps} steps of an epoch",
+                f"Use one of {', '.join(map(str, divisors))}, or null.",
+            )
+            return self.steps_per_execution
+        if self.strategy is not Strategy.none:
+            return 1
+        heights = self.sizes or [image_size[0]]
+        pixels = self.batch_size * max(math.prod(of_shape(image_size, height)) for height in heights)
+        return max(count for count in divisors if count == 1 or count * pixels <= PIXELS_AT_ONCE)
+
     def build_optimizer(self, steps: int) -> keras.optimizers.Optimizer:
         """The optimizer for a training of so many steps."""
         import keras
@@ -179,12 +213,12 @@ class LossNotFiniteError(UserError):
 
     Args:
         epoch: In which it happened, from 1.
-        step: Of this epoch, from 1.
+        step: Of this epoch, from 1: it happened by then, in one of the steps that are executed at once.
     """
 
     def __init__(self, epoch: int, step: int) -> None:
         super().__init__(
-            f"The loss is no longer a finite number, in epoch {epoch}, step {step}. Use a smaller "
+            f"The loss is no longer a finite number, in epoch {epoch}, by step {step}. Use a smaller "
             "training.learning_rate or training.precision=float32."
         )
         self.epoch = epoch
@@ -220,9 +254,12 @@ def fit(
     model.compile(
         optimizer=training.build_optimizer(steps * training.epochs),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=training.jit_compile,
+        steps_per_execution=training.steps_at_once(steps, data.facts.image_size),
     )
+    # Now, as the metric above: Keras traces a step twice, which takes a second, if it makes variables in it.
+    model.optimizer.build(model.trainable_variables)
     validates = len(data.validation_indices) > 0
     keep_best = training.keep_weights is KeepWeights.best
     state = checkpoint.load(state_file, model) if state_file else None

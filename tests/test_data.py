@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -224,6 +225,27 @@ def test_images_that_fit_neither_on_disk_nor_into_memory_are_refused(tmp_path: P
     with pytest.raises(ConfigError, match=message):
         _load(tmp_path, image_size=[50_000, 20_000])
     assert not list((tmp_path / "cache").glob("*/images.npy"))
+
+
+@pytest.mark.slow
+def test_streaming_three_times_the_memory_limit_trains(tmp_path: Path) -> None:
+    # 1,437 images of 2,000 · 2,000 bytes are 5.7 GB; the process may have 1.9, to which its threads' stacks count.
+    limit = 1_900_000_000
+    completed = subprocess.run(
+        [
+            *(sys.executable, "-m", "pipeline.train", "head=global_average_pool", "training.epochs=1"),
+            *("dataset.cache=none", "dataset.image_size=[2000,2000]", "dataset.shuffle_buffer=10"),
+            *("dataset.validation_fraction=0.01", "dataset.test_split='test[:4]'", "training.batch_size=4"),
+            *("backbone.filters=[16]", "backbone.strides=[32]", "size_probe.sizes=[2000]", "size_probe.batch_size=4"),
+            f"output_dir={tmp_path}",
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert "test accuracy" in completed.stdout + completed.stderr
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.backbones import SmallFcn
 from pipeline.data import Data, Dataset
+from pipeline.errors import ConfigError
 from pipeline.evaluation import accuracy, cross_entropy, predict
 from pipeline.heads import GlobalAveragePool
 from pipeline.model import build_model
@@ -97,7 +98,7 @@ def test_an_exploding_loss_is_told_with_epoch_and_step_and_leaves_the_last_good_
     training = Training(
         epochs=3, batch_size=128, learning_rate=3e38, optimizer=Optimizer.sgd, schedule=Schedule.constant
     )
-    with pytest.raises(LossNotFiniteError, match=r"no longer a finite number, in epoch 1, step \d+. Use a smaller"):
+    with pytest.raises(LossNotFiniteError, match=r"no longer a finite number, in epoch 1, by step \d+. Use"):
         fit(_model(), digits, training, lambda *_: None)
 
     model, kept = _model(), []
@@ -106,9 +107,40 @@ def test_an_exploding_loss_is_told_with_epoch_and_step_and_leaves_the_last_good_
         kept.extend(model.get_weights())
         model.set_weights([weights * np.nan for weights in kept])
 
-    with pytest.raises(LossNotFiniteError, match=r"in epoch 2, step 1\."):
+    # ⌈1,293 / 128⌉ = 11 steps, which are executed at once.
+    with pytest.raises(LossNotFiniteError, match=r"in epoch 2, by step 11\."):
         fit(model, digits, Training(epochs=3, batch_size=128), explode_after_the_first)
     assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), kept, strict=True))
+
+
+def test_steps_of_small_images_are_executed_at_once() -> None:
+    # At most 128 · 28 · 28 = 100,352 pixels: of 32 images of 8×8 px, 49 steps; of 28×28 px, 4 steps.
+    assert Training(batch_size=32).steps_at_once(41, (8, 8)) == 41  # a prime
+    assert Training(batch_size=32).steps_at_once(60, (8, 8)) == 30
+    assert Training(batch_size=32).steps_at_once(1688, (28, 28)) == 4  # 1688 = 4 · 422
+    assert Training().steps_at_once(422, (28, 28)) == 1
+    assert Training().steps_at_once(422, (500, 500)) == 1
+    assert Training(batch_size=32, sizes=[8, 16]).steps_at_once(60, (8, 8)) == 12  # 100,352 / (32 · 16 · 16) = 12.25
+    assert Training(batch_size=32, strategy=Strategy.mirrored).steps_at_once(41, (8, 8)) == 1
+    assert Training(steps_per_execution=211).steps_at_once(422, (28, 28)) == 211
+    message = r"training.steps_per_execution=20: must divide the 41 steps of an epoch. Use one of 1, 41, or null."
+    with pytest.raises(ConfigError, match=message):
+        Training(steps_per_execution=20).steps_at_once(41, (8, 8))
+
+
+def test_steps_at_once_train_what_single_steps_do(digits: Data) -> None:
+    def trained(at_once: int | None) -> tuple[list[np.ndarray], list[dict[str, float]]]:
+        model, seen = _model(), []
+        training = Training(epochs=2, batch_size=32, steps_per_execution=at_once, keep_weights=KeepWeights.last)
+        fit(model, digits, training, lambda _, logs: seen.append(dict(logs)))
+        assert (model.steps_per_execution, int(model.optimizer.iterations)) == (at_once or 41, 2 * 41)
+        return model.get_weights(), seen
+
+    (together, together_seen), (single, single_seen) = trained(None), trained(1)
+    for one, other in zip(together, single, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    for one, other in zip(together_seen, single_seen, strict=True):
+        assert one == pytest.approx(other, abs=0.01)
 
 
 def test_mixed_precision_keeps_logits_in_float32(digits: Data) -> None:
