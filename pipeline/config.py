@@ -94,6 +94,8 @@ class Config(InOutputDir):
             "needs validation images to choose by, and dataset.validation_fraction is 0",
             "Use training.keep_weights=last or dataset.validation_fraction=0.1.",
         )
+        if self.training.prune:
+            self._check_prune()
         require(
             self.head.takes_any_size or not self.dataset.native_size,
             "dataset.native_size",
@@ -116,6 +118,25 @@ class Config(InOutputDir):
             "resizes every batch, and with dataset.native_size=true images keep their sizes",
             "Use training.sizes=null or dataset.native_size=false.",
         )
+
+    def _check_prune(self) -> None:
+        for key, value, wrong, why in (
+            ("dataset.validation_fraction", 0, self.dataset.validation_fraction == 0, "it goes by validation accuracy"),
+            ("study", self.study, self.study is not None, "a study compares whole trainings"),
+            (
+                "training.strategy",
+                Strategy.multi_worker.value,
+                self.training.strategy is Strategy.multi_worker,
+                "only one rank would end",
+            ),
+        ):
+            require(
+                not wrong,
+                "training.prune",
+                self.training.prune,
+                f"cannot be with {key}={value}: {why}",
+                "Use training.prune=false.",
+            )
 
 
 @dataclass

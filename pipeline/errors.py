@@ -23,7 +23,8 @@ class ConfigError(UserError):
     """
 
     def __init__(self, key: str, value: Any, rule: str, remedy: str) -> None:
-        super().__init__(f"{key}={value}: {rule}. {remedy}")
+        typed = str(value).lower() if isinstance(value, bool) else value  # As in YAML and on the command line.
+        super().__init__(f"{key}={typed}: {rule}. {remedy}")
         self.key = key
 
 

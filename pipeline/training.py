@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipeline.errors import UserError, is_side, require, require_at_least
 from pipeline.fused_batch_norm import fused_batch_norm
 from pipeline.heads import of_shape
 from pipeline.interrupts import held
+from pipeline.pruning import behind_the_median
 
 if TYPE_CHECKING:
     import keras
@@ -87,6 +88,7 @@ class Training:
         jit_compile: Compile with XLA; on CPUs that is slower.
         steps_per_execution: Steps that TensorFlow executes before Python looks at the loss, and at Ctrl-C; divides the
             steps of an epoch. null: 1, or more where the images are so small that starting a step takes long.
+        prune: In a search, end a training that is behind the median of those before it; see `pipeline.pruning`.
         checkpoint_seconds: Least time between two saved states, each after an epoch, from which an interrupted run goes
             on; the last epoch's is saved in any case, and the newest one's on Ctrl-C and SIGTERM. null saves none.
     """
@@ -104,6 +106,7 @@ class Training:
     strategy: Strategy = Strategy.none
     jit_compile: bool = False
     steps_per_execution: int | None = None
+    prune: bool = False
     checkpoint_seconds: float | None = 30.0
 
     def __post_init__(self) -> None:
@@ -201,11 +204,13 @@ class Fit:
         validation_accuracy: Top-1 accuracy of these weights on the validation images; NaN without any.
         images_per_second: Training images a second without validation, over all epochs but the first, which also
             compiles (over that one if it is the only one). NaN if all epochs were done before an interruption.
+        pruned: Why it ended before its last epoch; an empty text if it did not.
     """
 
     best_epoch: int
     validation_accuracy: float
     images_per_second: float
+    pruned: str = ""
 
 
 class LossNotFiniteError(UserError):
@@ -232,6 +237,7 @@ def fit(
     training: Training,
     on_epoch: Callable[[int, dict[str, float]], None],
     state_file: Path | None = None,
+    others: Sequence[Sequence[float]] = (),
 ) -> Fit:
     """Compiles and fits `model`, and leaves it with the weights to keep.
 
@@ -243,6 +249,7 @@ def fit(
             validation images, `val_accuracy`, `val_loss`. Also for epochs of an interrupted training that is gone on
             with.
         state_file: Where the training's state is kept in between, and gone on from if it is there; None keeps none.
+        others: Validation accuracies, epoch by epoch, of trainings behind whose median this one ends early.
 
     Raises:
         LossNotFiniteError: The loss is no longer a finite number.
@@ -271,7 +278,8 @@ def fit(
         on_epoch(epoch, metrics)
     progress = _progress(len(data.train_indices), training.epochs)
     keeper = _keeper(state, keep_best, state_file, training.checkpoint_seconds)
-    if done < training.epochs:
+    pruner = _pruner(state, others)
+    if done < training.epochs and not pruner.reason():
         try:
             model.fit(
                 # The order of an epoch is a function of its number, so those before are passed over.
@@ -280,7 +288,7 @@ def fit(
                 epochs=training.epochs,
                 steps_per_epoch=steps,
                 validation_data=data.validation(training.batch_size) if validates else None,
-                callbacks=[progress, keeper, keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)],
+                callbacks=[progress, keeper, pruner, keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)],
                 shuffle=False,  # `data` shuffles.
                 verbose=0,
             )
@@ -292,7 +300,26 @@ def fit(
         best_epoch=state.best_epoch,
         validation_accuracy=state.history[state.best_epoch]["val_accuracy"] if validates else math.nan,
         images_per_second=progress.images_per_second(),
+        pruned=pruner.reason() if len(state.history) < training.epochs else "",
     )
+
+
+def _pruner(state: checkpoint.State, others: Sequence[Sequence[float]]) -> Any:
+    """A Keras callback that ends a training whose history in `state` is behind the median of others."""
+    import keras
+
+    class Pruner(keras.callbacks.Callback):
+        def reason(self) -> str:
+            if not (others and state.history):
+                return ""
+            return behind_the_median([metrics["val_accuracy"] for metrics in state.history], others)
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            if epoch + 1 < self.params["epochs"] and (reason := self.reason()):
+                log.info("  ended %s", reason)
+                self.model.stop_training = True
+
+    return Pruner()
 
 
 def _keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, seconds: float | None) -> Any:

@@ -273,6 +273,7 @@ def test_a_folder_that_cannot_be_learned_from_is_refused(spoil: Spoil, message: 
 def _compiled(units: int = 3) -> keras.Model:
     model = keras.Sequential([layers.Input((4,)), layers.Dense(units)])
     model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
@@ -293,7 +294,6 @@ def _facts(**facts: Any) -> np.ndarray:
 
 def _of_another_model(path: Path) -> None:
     other = _compiled(units=5)
-    other.optimizer.build(other.trainable_variables)
     checkpoint.save(path, checkpoint.capture(other, State([{"loss": 1.0}], 0, other.get_weights())))
 
 
@@ -323,7 +323,6 @@ def test_a_damaged_state_is_named_and_training_begins_anew(
     spoil: Spoil, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = _compiled()
-    model.optimizer.build(model.trainable_variables)
     path = tmp_path / "state.npz"
     checkpoint.save(path, checkpoint.capture(model, State([{"loss": 1.0}], 0, model.get_weights())))
     shutil.copy(path, tmp_path / "good.npz")

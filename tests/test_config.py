@@ -144,6 +144,13 @@ WRONG = [
     (["head.name=gap"], "head.name=gap: is fixed to global_average_pool"),
     (["dataset.validation_fraction=1.5"], "dataset.validation_fraction=1.5: must lie in [0, 1)"),
     (["dataset.validation_fraction=0"], "training.keep_weights=best: needs validation images"),
+    (["training.steps_per_execution=0"], "training.steps_per_execution=0: must be at least 1"),
+    (["training.prune=true", "study=heads"], "training.prune=true: cannot be with study=heads: a study compares whole "
+     "trainings. Use training.prune=false."),
+    (["training.prune=true", "training.strategy=multi_worker"], "training.prune=true: cannot be with "
+     "training.strategy=multi_worker: only one rank would end"),
+    (["training.prune=true", "dataset.validation_fraction=0", "training.keep_weights=last"], "training.prune=true: "
+     "cannot be with dataset.validation_fraction=0: it goes by validation accuracy"),
     (["dataset.image_size=[8]"], "dataset.image_size=[8]: must be null or [height, width]"),
     (["dataset=tfds"], "dataset.name=???: has no value. Give one, as in dataset.name=VALUE."),
     (["training.batch_size=0"], "training.batch_size=0: must be at least 1. Use for example training.batch_size=128."),

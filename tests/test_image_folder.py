@@ -369,7 +369,7 @@ def test_an_image_that_is_too_small_for_the_backbone_is_named(tmp_path: Path) ->
     with pytest.raises(ConfigError) as caught:
         check_smallest(SmallFcn(), _load(folder, native_size=True))
     assert str(caught.value) == (
-        "dataset.native_size=True: test/dark/dot.png is too small: backbone=small_fcn needs images of at least 4×4 px, "
+        "dataset.native_size=true: test/dark/dot.png is too small: backbone=small_fcn needs images of at least 4×4 px, "
         "the product of its strides; received 3×30 px. Leave such images out, bring them to larger sizes with "
         "dataset.size_step, use a backbone with fewer strides, or dataset.native_size=false."
     )
@@ -436,7 +436,7 @@ def test_datasets_of_tfds_keep_their_sizes_too(tmp_path: Path) -> None:
     # 4 and 5 px go to 4, 6 to 9 to 8, 10 and 11 to 12.
     assert {images.shape[1] for images, _ in stepped.test(1).as_numpy_iterator()} == {4, 8, 12}
     with pytest.raises(
-        ConfigError, match="dataset.native_size=True: image .* of train is too small: .* received 4×5 px"
+        ConfigError, match="dataset.native_size=true: image .* of train is too small: .* received 4×5 px"
     ):
         check_smallest(SmallFcn(strides=[1, 2, 2, 2]), natural)
 
@@ -446,7 +446,7 @@ def test_heads_of_one_size_are_refused_before_any_data_is_read(head: type[Head])
     with pytest.raises(ConfigError) as caught:
         typed(f"head={head.name}", "dataset=image_folder", "dataset.path=nowhere", "dataset.native_size=true")
     rule, remedy = str(caught.value).split(". ")
-    assert rule == f"dataset.native_size=True: head={head.name} is built for images of one size"
+    assert rule == f"dataset.native_size=true: head={head.name} is built for images of one size"
     assert remedy.startswith("Use one that takes any size (head=")
     assert "global_average_pool" in remedy
     assert remedy.endswith(") or dataset.native_size=false.")

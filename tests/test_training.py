@@ -87,7 +87,7 @@ def test_last_weights_need_no_validation(tmp_path: Path) -> None:
 def test_progress_tells_rate_and_time_left(digits: Data, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="pipeline"):
         result = fit(_model(), digits, Training(epochs=2, batch_size=128), lambda *_: None)
-    first, second = (record.getMessage() for record in caplog.records)
+    first, second = (record.getMessage() for record in caplog.records if record.name == "pipeline")
     assert first.startswith("  epoch 1/2  accuracy: train 0.")
     assert "images/s" in first
     assert second.endswith("0 s left")
@@ -141,6 +141,37 @@ def test_steps_at_once_train_what_single_steps_do(digits: Data) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
     for one, other in zip(together_seen, single_seen, strict=True):
         assert one == pytest.approx(other, abs=0.01)
+
+
+def test_a_training_behind_the_median_of_five_others_ends(digits: Data, caplog: pytest.LogCaptureFixture) -> None:
+    def trained(others: list[list[float]], state_file: Path | None = None) -> tuple[Fit, list[int]]:
+        seen: list[int] = []
+        training = Training(epochs=3, batch_size=128, learning_rate=1e-6)  # It learns nothing: about one in ten.
+        return fit(_model(), digits, training, lambda epoch, _: seen.append(epoch), state_file, others), seen
+
+    # In the second epoch, the median of .5, .6, .7, .8, .9 is .7; those of one epoch have no say.
+    others = [[0.0, 0.5, 0.9], [0.0, 0.6, 0.9], [0.0, 0.7, 0.9], [0.0, 0.8, 0.9], [0.0, 0.9, 0.9], [0.0], [0.0]]
+    with caplog.at_level(logging.INFO, logger="pipeline"):
+        ended, epochs = trained(others)
+    assert epochs == [0, 1]
+    best = ended.validation_accuracy
+    assert ended.pruned == (
+        f"after epoch 2: its best validation accuracy, {best:.4f}, is below 0.7000, the median of the 5 runs before it "
+        "at that epoch"
+    )
+    assert f"  ended {ended.pruned}" in caplog.messages
+    whole, epochs = trained(others[1:])  # Four are too few.
+    assert (whole.pruned, epochs) == ("", [0, 1, 2])
+    assert trained([[0.0, 0.0, 1.0]] * 5)[0].pruned == ""  # Nothing is left to end after the last epoch.
+
+
+def test_a_pruned_training_that_is_asked_for_again_stays_pruned(digits: Data, tmp_path: Path) -> None:
+    training = Training(epochs=3, batch_size=128, learning_rate=1e-6, checkpoint_seconds=0)
+    first, again = (
+        fit(_model(), digits, training, lambda *_: None, tmp_path / "state.npz", [[0.9] * 3] * 5) for _ in range(2)
+    )
+    assert first.pruned.startswith("after epoch 1: ")
+    assert (again.pruned, again.validation_accuracy) == (first.pruned, first.validation_accuracy)
 
 
 def test_mixed_precision_keeps_logits_in_float32(digits: Data) -> None:

@@ -21,7 +21,7 @@ from pipeline.pairing import digest_of
 from pipeline.tracking import store, views
 from pipeline.tracking.delivery import following
 from pipeline.tracking.resume import FAILURE_TAG, experiment, unfinished_run
-from pipeline.tracking.study import condition, size_tag
+from pipeline.tracking.study import PRUNED_TAG, condition, size_tag
 
 if TYPE_CHECKING:
     import keras
@@ -184,12 +184,15 @@ class RunRecord:
 
     @held()
     def fit(self, fit: Fit) -> None:
-        """Records how fast the training was and which epoch's weights were kept (counted from 1)."""
+        """Records how fast the training was, which epoch's weights were kept (counted from 1), and an early end."""
+        import mlflow
 
         values: dict[str, float] = {"train/kept_epoch": fit.best_epoch + 1}
         if not math.isnan(fit.images_per_second):
             values["train/images_per_second"] = fit.images_per_second
         self._metrics(values)
+        if fit.pruned:
+            mlflow.set_tag(PRUNED_TAG, fit.pruned)
 
     @held()
     def test(self, logits: np.ndarray, labels: np.ndarray, accuracy: float, loss: float) -> None:

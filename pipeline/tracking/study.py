@@ -25,6 +25,8 @@ DESCRIPTION_END = "* * *"
 """Closes what this program writes into an experiment's description; what a user writes below it stays."""
 STUDY_KEY, SWEEP_KEY, ALL_KEY, MEAN = "study-", "sweep", "all", "-mean"
 """Keys of the views: the first with a study's name, and the first two also with `-mean` behind."""
+PRUNED_TAG = "pruned"
+"""Tag of a run whose training ended early, because it fell behind others; its value says when and why."""
 REPORT_TAG = "report"
 """Tag of a run that is the report on a study, whose name is its value."""
 
@@ -52,6 +54,19 @@ def size_verdicts(run: pd.Series) -> dict[int, Verdict]:
 def runs_of_sweep(sweep: str) -> pd.DataFrame:
     """All runs of one call of a study, a row each, as `mlflow.search_runs` gives them."""
     return _search(f"tags.sweep = '{sweep}'")
+
+
+def whole_trainings(sweep: str) -> list[list[float]]:
+    """Validation accuracies, epoch by epoch, of the finished runs of a sweep so far, but for those that were pruned."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    histories = [
+        client.get_metric_history(run.info.run_id, "val/accuracy")
+        for run in entities(runs_of_sweep(sweep))
+        if run.info.status == "FINISHED" and PRUNED_TAG not in run.data.tags
+    ]
+    return [[point.value for point in sorted(history, key=lambda point: point.step)] for history in histories]
 
 
 def newest_runs(study: str) -> pd.DataFrame:

@@ -15,6 +15,23 @@ from pipeline.tracking import study, views
 from pipeline.tracking.store import Tracking, experiment_id, open_store
 
 
+def test_whole_trainings_are_finished_and_not_pruned(client: MlflowClient, tmp_path: Path) -> None:
+    experiment = experiment_id(client, "digits", (tmp_path / "artifacts").as_uri())
+    for sweep, curve, tags, status in (
+        ("1", [0.5, 0.7], {}, "FINISHED"),
+        ("1", [0.4], {study.PRUNED_TAG: "after epoch 1: …"}, "FINISHED"),
+        ("1", [0.3], {}, "KILLED"),
+        ("2", [0.2, 0.3], {}, "FINISHED"),
+        ("1", [0.6, 0.9], {}, "FINISHED"),
+    ):
+        with mlflow.start_run(experiment_id=experiment, tags={"sweep": sweep, **tags}) as run:
+            for step, accuracy in reversed(list(enumerate(curve, start=1))):
+                mlflow.log_metric("val/accuracy", accuracy, step=step)
+        client.set_terminated(run.info.run_id, status)
+    assert study.whole_trainings("1") == [[0.5, 0.7], [0.6, 0.9]]
+    assert study.whole_trainings("3") == []
+
+
 def test_verdicts_are_read_from_tags_in_order_of_size() -> None:
     run = pd.Series(
         {"tags.size.104px": "adapts", "tags.size.016px": "crops", "tags.size.020px": None, "tags.head": "x"}
