@@ -279,6 +279,9 @@ def register() -> None:
     for group, classes in (("backbone", BACKBONES), ("head", HEADS)):
         for option in classes:
             store.store(group=f"schema/{group}", name=option.name, node=option)
+    # Hydra copies the whole store for each group that it looks into: for --help a hundred times, which takes a second.
+    # It need not, since what it loads from the store is a copy anyway.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     Plugins.instance().register(ExperimentFiles)
     OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
     # A worker finds what the launching process has resolved, whatever its own working directory is.
