@@ -27,13 +27,14 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
         command: What to type to do the same again.
     """
     cli.import_tensorflow()  # Only now that the configuration is known to be valid: it takes seconds.
+    from pipeline.callbacks import LossNotFiniteError
     from pipeline.cost import measure_cost
     from pipeline.evaluation import accuracy, cross_entropy, predict
     from pipeline.model import build_model
     from pipeline.natural_sizes import check_smallest
     from pipeline.pairing import pairing_of
     from pipeline.size_probe import check_plan, check_training_sizes, measure_sizes, plan_sizes
-    from pipeline.training import LossNotFiniteError, fit
+    from pipeline.training import fit
 
     dataset, backbone, head, probe = config.dataset, config.backbone, config.head, config.size_probe
     config.launch.limit_threads()

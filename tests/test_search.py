@@ -28,6 +28,7 @@ def test_a_search_goes_on_where_it_was(tmp_path: Path) -> None:
     runs = MlflowClient().search_runs(["1"], "tags.head != ''", order_by=["attributes.start_time ASC"])
     assert [run.info.status for run in runs] == ["FINISHED"] * 4
     assert done == [run.info.run_id for run in runs[:2]]
+    assert {run.data.params["training.prune"] for run in runs} == {"True"}
     assert len({run.data.params["training.learning_rate"] for run in runs}) == 4
     best = max(
         MlflowClient().get_metric_history(run.info.run_id, "val/accuracy")[-1].value for run in runs

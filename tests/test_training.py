@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.backbones import SmallFcn
+from pipeline.callbacks import LossNotFiniteError
 from pipeline.data import Data, Dataset
 from pipeline.errors import ConfigError
 from pipeline.evaluation import accuracy, cross_entropy, predict
@@ -19,7 +20,6 @@ from pipeline.model import build_model
 from pipeline.training import (
     Fit,
     KeepWeights,
-    LossNotFiniteError,
     Optimizer,
     Precision,
     Schedule,

@@ -19,7 +19,20 @@ import psutil
 
 BEGAN = psutil.Process().create_time()
 
-from pipeline import cli, compare, cost, data, evaluation, model, pairing, run_page, size_probe, train, training  # noqa: E402
+from pipeline import (  # noqa: E402
+    callbacks,
+    cli,
+    compare,
+    cost,
+    data,
+    evaluation,
+    model,
+    pairing,
+    run_page,
+    size_probe,
+    train,
+    training,
+)
 from pipeline.tracking import record, store, study  # noqa: E402
 
 PARTS = (
@@ -78,7 +91,7 @@ def _time(owner: Any, function_name: str, part: str) -> None:
 
 def _time_first_step() -> None:
     """Splits `fit`: Keras traces and compiles in the first step of each training."""
-    progress = training._progress
+    progress = callbacks.progress_line
 
     def timed_progress(*arguments: Any) -> Any:
         callback = progress(*arguments)
@@ -94,7 +107,7 @@ def _time_first_step() -> None:
         callback.on_train_batch_end = on_first
         return callback
 
-    training._progress = timed_progress
+    callbacks.progress_line = timed_progress
 
 
 def _time_start_of_run() -> None:

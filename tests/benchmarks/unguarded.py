@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline import train, training
+from pipeline import callbacks, train
 from pipeline.tracking import record
 
-guarded_keeper = training._keeper
+guarded_keeper = callbacks.keeper
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def main() -> None:
     train.claim = _no_claim  # type: ignore[assignment]
     train.finished_run = train.finished_elsewhere = lambda *_: None  # type: ignore[assignment]
     record.unfinished_run = lambda *_: None
-    training._keeper = _keeper_that_trusts_the_loss
+    callbacks.keeper = _keeper_that_trusts_the_loss
     train.main()
 
 
