@@ -22,7 +22,7 @@ from pipeline.data import NATURAL
 from pipeline.errors import require, require_at_least
 from pipeline.heads import Verdict
 from pipeline.inference import Bootstrap, Estimate, Outcome, claim, estimate, holm, seeds_to_settle
-from pipeline.tracking.study import arm_or_head, condition, size_verdicts, varied_params
+from pipeline.tracking.study import PRUNED_TAG, arm_or_head, condition, size_verdicts, varied_params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,6 +233,7 @@ def analyse(runs: pd.DataFrame, statistics: Statistics) -> list[Group]:
         _group(names, of_group, statistics.resamples)
         for names, of_group in runs.groupby(["tags.backbone", "tags.dataset", "params.image_size"], sort=False)
     ]
+    groups = [group for group in groups if group.arms]  # All of a search's runs on a dataset may have ended early.
     claims = [[claim(found.difference, statistics.margin) for found in group.comparisons] for group in groups]
     corrected = iter(holm([p_value for of_group in claims for _, p_value in of_group]))
     total = sum(len(of_group) for of_group in claims)
@@ -349,20 +350,26 @@ def _resample(
 
 
 def _newest_of_each_seed(arms: Sequence[tuple[str, pd.DataFrame]]) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """The arms by name, their runs by seed; of two runs of one arm and seed, the newer one counts."""
+    """The arms by name, their whole runs by seed; of two runs of one arm and seed, the newer one counts."""
     kept, left_out = {}, []
     for name, runs in arms:
         by_seed = runs.assign(seed=runs["params.seed"].astype(int)).sort_values("start_time").set_index("seed")
+        if f"tags.{PRUNED_TAG}" in by_seed and (pruned := by_seed[f"tags.{PRUNED_TAG}"].notna()).any():
+            left_out.append(f"{name}: the trainings of seeds {_listed(by_seed.index[pruned])} ended early")
+            by_seed = by_seed[~pruned]
         older = by_seed.index.duplicated(keep="last")
         if older.any():
             left_out.append(f"{name}: older runs of seeds {_listed(by_seed.index[older])} do not count")
-        kept[name] = by_seed[~older].sort_index()
+        if len(by_seed):
+            kept[name] = by_seed[~older].sort_index()
     return kept, left_out
 
 
 def _paired_seeds(arms: Mapping[str, pd.DataFrame]) -> tuple[tuple[int, ...], list[str]]:
     """Seeds that all arms have, with equal recorded facts; and what is wrong with the others."""
-    left_out = []
+    left_out: list[str] = []
+    if not arms:
+        return (), left_out
     everyones = set.union(*(set(runs.index) for runs in arms.values()))
     common = set.intersection(*(set(runs.index) for runs in arms.values()))
     for name, runs in arms.items():

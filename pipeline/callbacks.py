@@ -37,7 +37,10 @@ class LossNotFiniteError(UserError):
 
 
 def pruner(state: checkpoint.State, others: Sequence[Sequence[float]]) -> Any:
-    """A Keras callback that ends a training whose history in `state` is behind the median of others."""
+    """A Keras callback that ends a training whose history in `state` is behind the median of others.
+
+    It comes after the `keeper`, which writes that history.
+    """
     import keras
 
     class Pruner(keras.callbacks.Callback):
@@ -81,8 +84,7 @@ def keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, se
             if state_file is None or seconds is None:
                 return
             self.unsaved = checkpoint.capture(self.model, state)
-            last = epoch + 1 == self.params["epochs"]  # What follows the training may be interrupted, too.
-            if last or time.monotonic() - self.saved >= seconds:
+            if time.monotonic() - self.saved >= seconds:
                 self.save()
 
         @held()

@@ -59,7 +59,9 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
             with strategy.scope():
                 model = build_model(backbone, head, facts.image_shape, facts.classes, config.seed)
                 record.pairing(pairing_of(data, model, config.training.batch_size))
-                others = study.whole_trainings(sweep) if config.training.prune and sweep else []
+                others = []
+                if config.training.prune and sweep is not None:
+                    others = study.whole_trainings(sweep, facts.name, config.training.epochs)
                 try:
                     result = fit(model, data, config.training, record.epoch, state_file, others)
                 except LossNotFiniteError as error:

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from pipeline.data import Data
-    from pipeline.heads import Size
+    from pipeline.data import Data, DatasetFacts
 
 log = logging.getLogger("pipeline")
 
 
 PIXELS_AT_ONCE = 128 * 28 * 28
-"""In the images of steps that are executed at once: starting a step of so many takes no time that could be told."""
+"""At most in the images of steps that are executed at once. Starting a step of so many takes no time to speak of."""
 
 
 class Optimizer(Enum):
@@ -83,10 +82,11 @@ class Training:
         strategy: `tf.distribute` strategy.
         jit_compile: Compile with XLA; on CPUs that is slower.
         steps_per_execution: Steps that TensorFlow executes before Python looks at the loss, and at Ctrl-C; divides the
-            steps of an epoch. null: 1, or more where the images are so small that starting a step takes long.
-        prune: In a search, end a training that is behind the median of those before it; see `pipeline.pruning`.
+            steps of an epoch. null: 1, or more where the images are so small that starting a step takes long; with a
+            `strategy`, 1.
+        prune: In a sweep, end a training that is behind the median of those before it; see `pipeline.pruning`.
         checkpoint_seconds: Least time between two saved states, each after an epoch, from which an interrupted run goes
-            on; the last epoch's is saved in any case, and the newest one's on Ctrl-C and SIGTERM. null saves none.
+            on; the newest epoch's is saved in any case at the end, on Ctrl-C and on SIGTERM. null saves none.
     """
 
     epochs: int = 5
@@ -108,9 +108,15 @@ class Training:
     def __post_init__(self) -> None:
         require_at_least(1, "training.epochs", self.epochs, 5)
         require_at_least(1, "training.batch_size", self.batch_size, 128)
-        require_at_least(
-            1, "training.steps_per_execution", 1 if self.steps_per_execution is None else self.steps_per_execution, 1
-        )
+        if self.steps_per_execution is not None:
+            require_at_least(1, "training.steps_per_execution", self.steps_per_execution, 1)
+            require(
+                self.steps_per_execution == 1 or self.strategy is Strategy.none,
+                "training.steps_per_execution",
+                self.steps_per_execution,
+                f"must be 1 with training.strategy={self.strategy.value}",
+                "Use training.steps_per_execution=null.",
+            )
         require(
             self.sizes is None or (len(self.sizes) > 0 and all(map(is_side, self.sizes))),
             "training.sizes",
@@ -157,8 +163,8 @@ class Training:
             return multi_worker.connect()
         return tf.distribute.get_strategy()
 
-    def steps_at_once(self, steps: int, image_size: Size) -> int:
-        """How many of the `steps` of an epoch TensorFlow executes at once, for images of (H, W) pixels.
+    def steps_at_once(self, steps: int, facts: DatasetFacts) -> int:
+        """How many of the `steps` of an epoch TensorFlow executes at once, for the images of a dataset.
 
         Raises:
             ConfigError: `steps_per_execution` does not divide them: Keras would go on into the next epoch.
@@ -173,10 +179,10 @@ class Training:
                 f"Use one of {', '.join(map(str, divisors))}, or null.",
             )
             return self.steps_per_execution
-        if self.strategy is not Strategy.none:
+        if self.strategy is not Strategy.none or facts.natural:
             return 1
-        heights = self.sizes or [image_size[0]]
-        pixels = self.batch_size * max(math.prod(of_shape(image_size, height)) for height in heights)
+        heights = self.sizes or [facts.image_size[0]]
+        pixels = self.batch_size * max(math.prod(of_shape(facts.image_size, height)) for height in heights)
         return max(count for count in divisors if count == 1 or count * pixels <= PIXELS_AT_ONCE)
 
     def build_optimizer(self, steps: int) -> keras.optimizers.Optimizer:
@@ -199,7 +205,7 @@ class Fit:
         best_epoch: Epoch, from 0, whose weights were kept.
         validation_accuracy: Top-1 accuracy of these weights on the validation images; NaN without any.
         images_per_second: Training images a second without validation, over all epochs but the first, which also
-            compiles (over that one if it is the only one). NaN if all epochs were done before an interruption.
+            compiles (over that one if it is the only one). NaN if nothing was left to train after an interruption.
         pruned: Why it ended before its last epoch; an empty text if it did not.
     """
 
@@ -243,8 +249,9 @@ def fit(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=training.jit_compile,
-        steps_per_execution=training.steps_at_once(steps, data.facts.image_size),
     )
+    # Not given to `compile`: whoever loads the recorded model would get it, too.
+    model.steps_per_execution = training.steps_at_once(steps, data.facts)
     # Now, as the metric above: Keras traces a step twice, which takes a second, if it makes variables in it.
     model.optimizer.build(model.trainable_variables)
     validates = len(data.validation_indices) > 0
@@ -275,6 +282,7 @@ def fit(
         except (KeyboardInterrupt, SystemExit):
             keeper.save()
             raise
+        keeper.save()  # What follows the training may be interrupted, too.
     model.set_weights(state.best_weights)
     return Fit(
         best_epoch=state.best_epoch,

@@ -128,6 +128,21 @@ def test_heads_that_are_not_the_same_function_are_no_control(change: dict[str, s
     assert _only(analyse(runs, STATISTICS)).controls == ()
 
 
+def test_trainings_that_ended_early_are_named_and_not_compared() -> None:
+    runs = _study(seeds=3)
+    early = (runs["tags.head"] == "average_pool") & (runs["params.seed"] == "1")
+    runs.loc[early, "tags.pruned"] = "after epoch 1: …"
+    group = _only(analyse(runs, STATISTICS))
+    assert group.left_out == (
+        "average_pool: the trainings of seeds 1 ended early",
+        "average_pool: no finished run with seeds 1",
+    )
+    assert [arm.seeds for arm in group.arms] == [(0, 2)] * len(group.arms)
+    all_early = runs.assign(**{"tags.dataset": "mnist", "tags.pruned": "after epoch 1: …"})
+    group = _only(analyse(pd.concat([runs, all_early], ignore_index=True), STATISTICS))
+    assert group.dataset == "digits"
+
+
 def test_unpaired_and_missing_runs_are_named_and_not_compared() -> None:
     runs = _study(seeds=6)
     runs = runs.drop(runs.index[(runs["tags.head"] == "average_pool") & (runs["params.seed"] == "4")])

@@ -145,6 +145,8 @@ WRONG = [
     (["dataset.validation_fraction=1.5"], "dataset.validation_fraction=1.5: must lie in [0, 1)"),
     (["dataset.validation_fraction=0"], "training.keep_weights=best: needs validation images"),
     (["training.steps_per_execution=0"], "training.steps_per_execution=0: must be at least 1"),
+    (["training.steps_per_execution=2", "training.strategy=mirrored"], "training.steps_per_execution=2: must be 1 with "
+     "training.strategy=mirrored"),
     (["training.prune=true", "study=heads"], "training.prune=true: cannot be with study=heads: a study compares whole "
      "trainings. Use training.prune=false."),
     (["training.prune=true", "training.strategy=multi_worker"], "training.prune=true: cannot be with "

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.backbones import SmallFcn
 from pipeline.callbacks import LossNotFiniteError
-from pipeline.data import Data, Dataset
+from pipeline.data import Data, Dataset, DatasetFacts
 from pipeline.errors import ConfigError
 from pipeline.evaluation import accuracy, cross_entropy, predict
 from pipeline.heads import GlobalAveragePool
@@ -114,18 +114,30 @@ def test_an_exploding_loss_is_told_with_epoch_and_step_and_leaves_the_last_good_
 
 
 def test_steps_of_small_images_are_executed_at_once() -> None:
+    def facts(side: int, natural: bool = False) -> DatasetFacts:
+        return DatasetFacts("any", "1.0.0", (side, side, 1), ("one", "two"), natural)
+
     # At most 128 · 28 · 28 = 100,352 pixels: of 32 images of 8×8 px, 49 steps; of 28×28 px, 4 steps.
-    assert Training(batch_size=32).steps_at_once(41, (8, 8)) == 41  # a prime
-    assert Training(batch_size=32).steps_at_once(60, (8, 8)) == 30
-    assert Training(batch_size=32).steps_at_once(1688, (28, 28)) == 4  # 1688 = 4 · 422
-    assert Training().steps_at_once(422, (28, 28)) == 1
-    assert Training().steps_at_once(422, (500, 500)) == 1
-    assert Training(batch_size=32, sizes=[8, 16]).steps_at_once(60, (8, 8)) == 12  # 100,352 / (32 · 16 · 16) = 12.25
-    assert Training(batch_size=32, strategy=Strategy.mirrored).steps_at_once(41, (8, 8)) == 1
-    assert Training(steps_per_execution=211).steps_at_once(422, (28, 28)) == 211
+    assert Training(batch_size=32).steps_at_once(41, facts(8)) == 41  # a prime
+    assert Training(batch_size=32).steps_at_once(60, facts(8)) == 30
+    assert Training(batch_size=32).steps_at_once(1688, facts(28)) == 4  # 1688 = 4 · 422
+    assert Training().steps_at_once(422, facts(28)) == 1
+    assert Training().steps_at_once(422, facts(500)) == 1
+    assert Training(batch_size=32, sizes=[8, 16]).steps_at_once(60, facts(8)) == 12  # 100,352 / (32 · 16 · 16) = 12.25
+    assert Training(batch_size=32, strategy=Strategy.mirrored).steps_at_once(41, facts(8)) == 1
+    assert Training(batch_size=32).steps_at_once(41, facts(8, natural=True)) == 1  # Nobody knows how large they are.
+    assert Training(steps_per_execution=211).steps_at_once(422, facts(28)) == 211
     message = r"training.steps_per_execution=20: must divide the 41 steps of an epoch. Use one of 1, 41, or null."
     with pytest.raises(ConfigError, match=message):
-        Training(steps_per_execution=20).steps_at_once(41, (8, 8))
+        Training(steps_per_execution=20).steps_at_once(41, facts(8))
+
+
+def test_a_saved_model_takes_no_steps_at_once(digits: Data, tmp_path: Path) -> None:
+    model = _model()
+    fit(model, digits, Training(epochs=1, batch_size=32), lambda *_: None)
+    model.save(tmp_path / "model.keras")
+    assert model.steps_per_execution == 41
+    assert keras.saving.load_model(tmp_path / "model.keras").steps_per_execution == 1
 
 
 def test_steps_at_once_train_what_single_steps_do(digits: Data) -> None:
@@ -144,10 +156,10 @@ def test_steps_at_once_train_what_single_steps_do(digits: Data) -> None:
 
 
 def test_a_training_behind_the_median_of_five_others_ends(digits: Data, caplog: pytest.LogCaptureFixture) -> None:
-    def trained(others: list[list[float]], state_file: Path | None = None) -> tuple[Fit, list[int]]:
+    def trained(others: list[list[float]]) -> tuple[Fit, list[int]]:
         seen: list[int] = []
         training = Training(epochs=3, batch_size=128, learning_rate=1e-6)  # It learns nothing: about one in ten.
-        return fit(_model(), digits, training, lambda epoch, _: seen.append(epoch), state_file, others), seen
+        return fit(_model(), digits, training, lambda epoch, _: seen.append(epoch), None, others), seen
 
     # In the second epoch, the median of .5, .6, .7, .8, .9 is .7; those of one epoch have no say.
     others = [[0.0, 0.5, 0.9], [0.0, 0.6, 0.9], [0.0, 0.7, 0.9], [0.0, 0.8, 0.9], [0.0, 0.9, 0.9], [0.0], [0.0]]
@@ -166,12 +178,19 @@ def test_a_training_behind_the_median_of_five_others_ends(digits: Data, caplog: 
 
 
 def test_a_pruned_training_that_is_asked_for_again_stays_pruned(digits: Data, tmp_path: Path) -> None:
-    training = Training(epochs=3, batch_size=128, learning_rate=1e-6, checkpoint_seconds=0)
+    training = Training(epochs=3, batch_size=128, learning_rate=1e-6, checkpoint_seconds=1000)
+    seen: list[dict[str, float]] = []
     first, again = (
-        fit(_model(), digits, training, lambda *_: None, tmp_path / "state.npz", [[0.9] * 3] * 5) for _ in range(2)
+        fit(
+            _model(), digits, training, lambda _, logs: seen.append(dict(logs)), tmp_path / "state.npz", [[0.9] * 3] * 5
+        )
+        for _ in range(2)
     )
     assert first.pruned.startswith("after epoch 1: ")
     assert (again.pruned, again.validation_accuracy) == (first.pruned, first.validation_accuracy)
+    assert math.isnan(again.images_per_second)  # It trained nothing.
+    assert len(seen) == 2
+    assert seen[0] == pytest.approx(seen[1])
 
 
 def test_mixed_precision_keeps_logits_in_float32(digits: Data) -> None:

@@ -74,8 +74,9 @@ def start_run(config: Config, composed: str, data: Data, key: str, sweep: str | 
                 run = mlflow.start_run(experiment_id=experiment_id, run_name=run_name, tags=tags)
             else:
                 run = mlflow.start_run(run_id=interrupted.info.run_id, tags=tags)
-                if FAILURE_TAG in interrupted.data.tags:
-                    mlflow.MlflowClient().delete_tag(run.info.run_id, FAILURE_TAG)
+                for tag in (FAILURE_TAG, PRUNED_TAG):
+                    if tag in interrupted.data.tags:
+                        mlflow.MlflowClient().delete_tag(run.info.run_id, tag)
             follow(run.info.run_id)
             known = interrupted.data.params if interrupted else {}
             mlflow.log_params({name: value for name, value in _params(config, data).items() if name not in known})

@@ -56,17 +56,32 @@ def runs_of_sweep(sweep: str) -> pd.DataFrame:
     return _search(f"tags.sweep = '{sweep}'")
 
 
-def whole_trainings(sweep: str) -> list[list[float]]:
-    """Validation accuracies, epoch by epoch, of the finished runs of a sweep so far, but for those that were pruned."""
+def whole_trainings(sweep: str, dataset: str, epochs: int) -> list[list[float]]:
+    """Validation accuracies, epoch by epoch, of the finished runs of a sweep so far that were not pruned.
+
+    Args:
+        sweep: The tag of its runs.
+        dataset: TFDS name; runs on others are left out.
+        epochs: The same for those that were to have another number of epochs.
+    """
     import mlflow
 
-    client = mlflow.MlflowClient()
-    histories = [
-        client.get_metric_history(run.info.run_id, "val/accuracy")
-        for run in entities(runs_of_sweep(sweep))
-        if run.info.status == "FINISHED" and PRUNED_TAG not in run.data.tags
-    ]
-    return [[point.value for point in sorted(history, key=lambda point: point.step)] for history in histories]
+    runs = runs_of_sweep(sweep)
+    if runs.empty:
+        return []
+    whole = (runs["status"] == "FINISHED") & (runs["tags.dataset"] == dataset)
+    whole &= runs["params.training.epochs"] == str(epochs)
+    if f"tags.{PRUNED_TAG}" in runs:
+        whole &= runs[f"tags.{PRUNED_TAG}"].isna()
+    client, found = mlflow.MlflowClient(), []
+    for run_id in runs["run_id"][whole]:
+        points = client.get_metric_history(run_id, "val/accuracy")
+        # A run that was killed has two of an epoch that it did again; the later one counts.
+        by_epoch = {
+            point.step: point.value for point in sorted(points, key=lambda point: (point.step, point.timestamp))
+        }
+        found.append(list(by_epoch.values()))
+    return found
 
 
 def newest_runs(study: str) -> pd.DataFrame:

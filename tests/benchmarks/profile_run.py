@@ -54,7 +54,7 @@ TRACKING = (
     (compare, ("show_run",)),
 )
 TRACK = "track"
-FIRST_STEP = "train: first step, which traces and compiles"
+FIRST_STEP = "train: first step or steps at once, which traces and compiles"
 COMPOSE = "start Python, import the program, compose and check the configuration"
 
 seconds: Counter[str] = Counter()

@@ -15,21 +15,25 @@ from pipeline.tracking import study, views
 from pipeline.tracking.store import Tracking, experiment_id, open_store
 
 
-def test_whole_trainings_are_finished_and_not_pruned(client: MlflowClient, tmp_path: Path) -> None:
+def test_whole_trainings_are_finished_not_pruned_and_alike(client: MlflowClient, tmp_path: Path) -> None:
     experiment = experiment_id(client, "digits", (tmp_path / "artifacts").as_uri())
-    for sweep, curve, tags, status in (
-        ("1", [0.5, 0.7], {}, "FINISHED"),
-        ("1", [0.4], {study.PRUNED_TAG: "after epoch 1: …"}, "FINISHED"),
-        ("1", [0.3], {}, "KILLED"),
-        ("2", [0.2, 0.3], {}, "FINISHED"),
-        ("1", [0.6, 0.9], {}, "FINISHED"),
+    digits, pruned = {"dataset": "digits"}, {"dataset": "digits", study.PRUNED_TAG: "after epoch 1: …"}
+    for sweep, curve, tags, epochs, status in (
+        ("1", [(1, 0.5), (2, 0.7)], digits, 2, "FINISHED"),
+        ("1", [(1, 0.4)], pruned, 2, "FINISHED"),
+        ("1", [(1, 0.3)], digits, 2, "KILLED"),
+        ("2", [(1, 0.2), (2, 0.3)], digits, 2, "FINISHED"),
+        ("1", [(1, 0.2), (2, 0.2)], {"dataset": "mnist"}, 2, "FINISHED"),
+        ("1", [(1, 0.1), (2, 0.1), (3, 0.1)], digits, 3, "FINISHED"),
+        ("1", [(1, 0.1), (2, 0.2), (1, 0.6), (2, 0.9)], digits, 2, "FINISHED"),  # Killed before its state was saved.
     ):
         with mlflow.start_run(experiment_id=experiment, tags={"sweep": sweep, **tags}) as run:
-            for step, accuracy in reversed(list(enumerate(curve, start=1))):
-                mlflow.log_metric("val/accuracy", accuracy, step=step)
+            mlflow.log_param("training.epochs", epochs)
+            for timestamp, (step, accuracy) in enumerate(curve):
+                client.log_metric(run.info.run_id, "val/accuracy", accuracy, timestamp, step)
         client.set_terminated(run.info.run_id, status)
-    assert study.whole_trainings("1") == [[0.5, 0.7], [0.6, 0.9]]
-    assert study.whole_trainings("3") == []
+    assert study.whole_trainings("1", "digits", 2) == [[0.5, 0.7], [0.6, 0.9]]
+    assert study.whole_trainings("3", "digits", 2) == []
 
 
 def test_verdicts_are_read_from_tags_in_order_of_size() -> None:
