@@ -51,3 +51,10 @@ def test_the_probe_is_measured_beside_predict(tmp_path: Path) -> None:
     (row,) = _rows(tmp_path, "probe_speed.py", "--pairs", "1", "--images", "100")[2:]
     assert row[:2] == ["14, 21, 24, 35, 42, 49, 56", "2 × 100"]
     assert all(float(cell.split()[0]) > 0 for cell in row[2:])
+
+
+@pytest.mark.slow
+def test_a_step_is_measured_beside_its_convolutions(tmp_path: Path) -> None:
+    rows = _rows(tmp_path, "step_share.py", "--rounds", "1")[2:]
+    assert [row[0] for row in rows] == ["step", "convolutions alone"]
+    assert all(float(cell.split()[0]) > 0 for row in rows for cell in row[1:])
