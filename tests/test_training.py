@@ -98,7 +98,7 @@ def test_an_exploding_loss_is_told_with_epoch_and_step_and_leaves_the_last_good_
     training = Training(
         epochs=3, batch_size=128, learning_rate=3e38, optimizer=Optimizer.sgd, schedule=Schedule.constant
     )
-    with pytest.raises(LossNotFiniteError, match=r"no longer a finite number, in epoch 1, by step \d+. Use"):
+    with pytest.raises(LossNotFiniteError, match=r"no longer a finite number, in epoch 1, by step \d+. Use a smaller"):
         fit(_model(), digits, training, lambda *_: None)
 
     model, kept = _model(), []

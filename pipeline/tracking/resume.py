@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.tracking import store
+from pipeline.tracking.study import validation_accuracies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,12 +99,9 @@ def adopted(client: MlflowClient, run: Run, sweep: str | None) -> Trained:
     """A finished run, which now belongs to a sweep if there is one."""
     if sweep is not None:
         client.set_tag(run.info.run_id, "sweep", sweep)
-    accuracy = math.nan
-    kept = run.data.metrics.get("train/kept_epoch")
-    for metric in client.get_metric_history(run.info.run_id, "val/accuracy"):
-        if metric.step == kept:
-            accuracy = metric.value
-    return Trained(run.info.run_id, accuracy)
+    kept = run.data.metrics.get("train/kept_epoch", 0)
+    accuracies = validation_accuracies(client, run.info.run_id)
+    return Trained(run.info.run_id, accuracies.get(int(kept), math.nan))
 
 
 def unfinished_run(config: Config, facts: DatasetFacts, key: str) -> Run | None:

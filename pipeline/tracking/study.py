@@ -15,6 +15,7 @@ from pipeline.verdicts import LEGEND
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 QUESTION = (
@@ -73,15 +74,14 @@ def whole_trainings(sweep: str, dataset: str, epochs: int) -> list[list[float]]:
     whole &= runs["params.training.epochs"] == str(epochs)
     if f"tags.{PRUNED_TAG}" in runs:
         whole &= runs[f"tags.{PRUNED_TAG}"].isna()
-    client, found = mlflow.MlflowClient(), []
-    for run_id in runs["run_id"][whole]:
-        points = client.get_metric_history(run_id, "val/accuracy")
-        # A run that was killed has two of an epoch that it did again; the later one counts.
-        by_epoch = {
-            point.step: point.value for point in sorted(points, key=lambda point: (point.step, point.timestamp))
-        }
-        found.append(list(by_epoch.values()))
-    return found
+    client = mlflow.MlflowClient()
+    return [list(validation_accuracies(client, run_id).values()) for run_id in runs["run_id"][whole]]
+
+
+def validation_accuracies(client: MlflowClient, run_id: str) -> dict[int, float]:
+    """Validation accuracy after each epoch, counted from 1; of one that a killed run did again, the later one."""
+    points = client.get_metric_history(run_id, "val/accuracy")
+    return {point.step: point.value for point in sorted(points, key=lambda point: (point.step, point.timestamp))}
 
 
 def newest_runs(study: str) -> pd.DataFrame:
