@@ -78,19 +78,26 @@ def test_mistakes_come_most_confident_first() -> None:
     assert most_confident_mistakes(logits, logits.argmax(axis=1)).tolist() == []
     many = np.tile(logits[1:2], (50, 1))
     assert len(most_confident_mistakes(many, np.zeros(50, int))) == MISTAKES
-    order, images = [2, 3, 1], [np.zeros((28, 28, 1), np.uint8)] * 3
+    order, images = [2, 3, 1], [np.zeros((28, width, 1), np.uint8) for width in (28, 28, 14)]
     figure = mistakes_figure(images, logits[order], labels[order], FACTS.class_names)
     # e⁹ / (e⁹ + 2) = 0.9998; e² / (e² + 2) = 0.787; e / (e + 2) = 0.576
-    assert [axis.get_title() for axis in figure.axes[:3]] == [
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts] == [
         "shirt 100%\nis shoe",
         "bag 79%\nis shoe",
         "shoe 58%\nis shirt",
     ]
+    # Each a unit wide with 5 % between; 1.4 down for its words. An image of 28×14 px is half as wide.
+    assert [image.get_extent() for image in axis.images] == [
+        pytest.approx((column + 0.5 - width / 2, column + 0.5 + width / 2, 1.4, 0.45))
+        for column, width in enumerate((0.95, 0.95, 0.475))
+    ]
+    assert (axis.get_xlim(), axis.get_ylim(), axis.get_aspect()) == ((0, 6), (1.4, 0), 1)
 
 
 def test_a_perfect_model_has_an_empty_picture() -> None:
     figure = mistakes_figure([], np.zeros((0, 3)), np.zeros(0, int), FACTS.class_names)
-    assert figure.get_suptitle() == "no test image was misclassified"
+    assert figure.axes[0].get_title() == "no test image was misclassified"
 
 
 @pytest.mark.parametrize("classes", [3, 40])
