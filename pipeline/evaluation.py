@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.fused_batch_norm import fused_batch_norm
+from pipeline.fused import fused_batch_norm
 
 if TYPE_CHECKING:
     import keras

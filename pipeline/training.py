@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import callbacks, checkpoint, multi_worker
 from pipeline.errors import is_side, require, require_at_least
-from pipeline.fused_batch_norm import fused_batch_norm
+from pipeline.fused import fused_adam, fused_batch_norm
 from pipeline.heads import of_shape
 
 if TYPE_CHECKING:
@@ -217,6 +217,7 @@ class Fit:
 
 @multi_worker.lost_ranks_told()
 @fused_batch_norm()
+@fused_adam()
 def fit(
     model: keras.Model,
     data: Data,

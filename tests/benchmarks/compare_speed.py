@@ -1,6 +1,7 @@
 """The program against a script in Keras or PyTorch, or against itself: deterministic, or without its guards.
 
     python tests/benchmarks/compare_speed.py --pairs 5
+    python tests/benchmarks/compare_speed.py --pairs 5 --dataset fashion_mnist --probe
     python tests/benchmarks/compare_speed.py --pairs 5 --dataset fashion_mnist --whole
     python tests/benchmarks/compare_speed.py --pairs 5 --dataset fashion_mnist --torch PYTHON
     python tests/benchmarks/compare_speed.py --pairs 5 --deterministic
@@ -197,7 +198,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5, help="runs of each side (default: %(default)s)")
     parser.add_argument("--dataset", nargs="+", choices=WORK, default=list(WORK), help="default: all")
-    parser.add_argument("--whole", action="store_true", help="with the probe of all sizes and the model recorded")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--probe", action="store_true", help="the program as it comes, but for size_probe.ways=[]")
+    extent.add_argument("--whole", action="store_true", help="the program as it comes")
     against = parser.add_mutually_exclusive_group()
     against.add_argument(
         "--guards", action="store_true", help="compare the program to itself without what makes it resumable instead"
@@ -227,7 +230,8 @@ def main() -> None:
         first = Side("program", lambda work: run_program(work, matmul=True))
         second = Side("PyTorch", lambda work: run_torch(work, arguments.torch))
     else:
-        first = Side("program", lambda work: run_program(work, whole=arguments.whole))
+        settings = ("size_probe.ways=[]",) if arguments.probe else ()
+        first = Side("program", lambda work: run_program(work, *settings, whole=arguments.probe or arguments.whole))
         second = Side("script", run_script)
 
     rows = [compare(WORK[dataset], first, second, arguments.pairs) for dataset in arguments.dataset]
@@ -237,8 +241,9 @@ def main() -> None:
         f"\nPairs: {arguments.pairs}. Figures are medians; ratios are within each pair: median (min–max). "
         f"{os.cpu_count()} CPUs, {versions}. "
         + (
-            "The program probes all its sizes and records the model."
-            if arguments.whole
+            "The program probes all its sizes and records the model"
+            + (" (size_probe.ways=[])." if arguments.probe else ".")
+            if arguments.probe or arguments.whole
             else "The program probes one image size and records no model "
             "(size_probe.sizes=[training size] tracking.log_model=false)."
         )

@@ -39,7 +39,7 @@ def main() -> None:
     from matmul_rate import SIDE
 
     from pipeline.cost import measure_cost
-    from pipeline.fused_batch_norm import fused_batch_norm
+    from pipeline.fused import fused_adam, fused_batch_norm
     from pipeline.model import build_model
 
     model = build_model(SmallFcn(), GlobalAveragePool(), SHAPE, CLASSES, seed=0)
@@ -49,7 +49,7 @@ def main() -> None:
         layers.append(keras.layers.Conv2D(filters, 3, strides=stride, padding="same", use_bias=False))
     layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(CLASSES)]
     matrix = tf.random.normal((SIDE, SIDE))
-    with fused_batch_norm():
+    with fused_batch_norm(), fused_adam():
         works = {"step": _step(model), "convolutions alone": _step(keras.Sequential(layers))}
         for work in works.values():
             work()

@@ -1,4 +1,4 @@
-"""Fused batch norm does what Keras's does, and is there where it should be."""
+"""The fused operations do what Keras's do, and are there where they should be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from pipeline.backbones import SmallFcn
 from pipeline.evaluation import inference
-from pipeline.fused_batch_norm import fused_batch_norm
+from pipeline.fused import fused_adam, fused_batch_norm
 from pipeline.heads import GlobalAveragePool
 from pipeline.model import build_model
 
@@ -101,3 +101,49 @@ def test_inference_is_traced_with_it_and_a_recorded_model_is_not() -> None:
     exported = tf.function(lambda pixels: model(pixels, training=False))
     plain = exported.get_concrete_function(tf.TensorSpec((1, 28, 28, 1), tf.uint8)).graph
     assert "FusedBatchNormV3" not in {operation.type for operation in plain.get_operations()}
+
+
+def _trained(optimizer: keras.optimizers.Optimizer) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Weights of a model, and variables of its optimizer, after two steps."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)])
+    model.compile(optimizer=optimizer, loss="mse")
+    optimizer.build(model.trainable_variables)
+    inputs = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    model.fit(inputs, inputs[:, :2], batch_size=4, epochs=1, shuffle=False, verbose=0)
+    return model.get_weights(), [np.asarray(variable, np.float32) for variable in model.optimizer.variables]
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_fused"),
+    [
+        ({}, True),
+        ({"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3}, True),
+        ({"learning_rate": keras.optimizers.schedules.CosineDecay(0.1, 4)}, True),
+        ({"loss_scale_factor": 16.0}, True),
+        ({"amsgrad": True}, False),
+    ],
+    ids=str,
+)
+def test_adam_steps_as_keras_does(settings: dict[str, Any], is_fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = _trained(keras.optimizers.Adam(**settings))
+    calls = []
+    operation = tf.raw_ops.ResourceApplyAdam
+    monkeypatch.setattr(tf.raw_ops, "ResourceApplyAdam", lambda **given: calls.append(1) or operation(**given))
+    with fused_adam():
+        found = _trained(keras.optimizers.Adam(**settings))
+    assert len(calls) == 4 * is_fused  # Two Dense layers have a kernel and a bias each; a step is traced once.
+    for ours, theirs in zip(found, expected, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_adam_takes_its_first_step_by_the_formula() -> None:
+    weight = keras.Variable([1.0, 2.0])
+    optimizer = keras.optimizers.Adam(learning_rate=0.1)
+    with fused_adam():
+        optimizer.apply([tf.constant([3.0, -0.5])], [weight])
+    # m̂ / (√v̂ + ε) is the gradient's sign: both moments are those of one gradient, so it cancels but for ε = 1e-7.
+    np.testing.assert_allclose(weight, [0.9, 2.1], rtol=1e-6)
+    np.testing.assert_allclose(optimizer._momentums[0], [0.3, -0.05], rtol=1e-6)  # (1 − .9) of the gradient
+    np.testing.assert_allclose(optimizer._velocities[0], [0.009, 0.00025], rtol=1e-4)  # (1 − .999) of its square
