@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from pipeline import cli, failures, report, snapshot, storage
 from pipeline.analysis import Statistics, analyse
 from pipeline.config import PROJECT_ROOT, Comparison, absolute, to_typed
-from pipeline.errors import ConfigError, UserError, suggestion
+from pipeline.errors import ConfigError, UserError, require_plain_name, suggestion
 from pipeline.launch import ENDS_ITS_WORKERS
 from pipeline.tables import terminal
 from pipeline.tracking import delivery, resume, store, study, views
@@ -91,10 +91,15 @@ def compare(runs: pd.DataFrame, statistics: Statistics, settings: Tracking, outp
         statistics: How sure a verdict has to be.
         settings: Where the runs are recorded.
         output_path: The report goes to `studies/SWEEP/` in it.
+
+    Raises:
+        ConfigError: The sweep's name would lead elsewhere.
     """
     address = store.server_address(settings)
     experiments = dict(zip(runs["run_id"], runs["experiment_id"], strict=True))
-    directory = output_path / "studies" / runs["tags.sweep"].iloc[0]
+    sweep = runs["tags.sweep"].iloc[0]
+    require_plain_name("sweep", sweep)  # On a shared server, anybody can write tags.
+    directory = output_path / "studies" / sweep
     text = _report(
         study.with_answers(runs),
         statistics,

@@ -59,7 +59,7 @@ def require_at_least(minimum: int, key: str, value: int, example: int) -> None:
 def require_plain_name(key: str, value: str | None) -> None:
     """Raises `ConfigError` if a name could be taken for more than a name, in a path or in a query."""
     require(
-        value is None or re.fullmatch(r"[^/\\'\"`\0]+", value) is not None,
+        value is None or re.fullmatch(r"(?!\.{1,2}$)[^/\\'\"`\0]+", value) is not None,
         key,
         value,
         "must be a name without slashes and quotes",

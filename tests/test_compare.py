@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import mlflow
@@ -9,6 +10,10 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from pipeline.analysis import Statistics
+from pipeline.compare import compare
+from pipeline.errors import ConfigError
+from pipeline.tracking.store import Tracking
 from tests.conftest import run_program
 
 
@@ -61,3 +66,11 @@ def test_the_report_is_written_and_recorded_once(tiny_study: Path) -> None:
     assert run.data.tags["mlflow.note.content"] == text
     description = client.get_experiment("1").tags["mlflow.note.content"]
     assert f"[report](#/experiments/1/runs/{run.info.run_id}/artifacts/report.html" in description
+
+
+@pytest.mark.parametrize("sweep", ["../elsewhere", "..", "it's"])
+def test_a_tag_of_a_shared_server_does_not_lead_elsewhere(sweep: str, tmp_path: Path) -> None:
+    runs = pd.DataFrame({"run_id": ["1"], "experiment_id": ["1"], "tags.sweep": [sweep]})
+    with pytest.raises(ConfigError, match=f"^sweep={re.escape(sweep)}: must be a name without slashes and quotes"):
+        compare(runs, Statistics(), Tracking(), tmp_path / "outputs")
+    assert list(tmp_path.iterdir()) == []
