@@ -176,6 +176,17 @@ class Head(ABC):
         logits = keras.layers.Dense(classes, dtype="float32", name="logits")(x)
         return keras.Model(inputs, logits, name="head")
 
+    def parameters(self, map_shape: tuple[int, int, int], classes: int) -> int:
+        """How many weights the head has that is built for maps (H, W, C) and K classes, without building it.
+
+        Raises:
+            ConfigError: It cannot be built.
+        """
+        rows, columns, channels = map_shape
+        self.check((rows, columns))
+        widths = [math.prod(self.collapsed_size((rows, columns), (rows, columns))) * channels, *self.hidden_units]
+        return sum((inputs + 1) * units for inputs, units in zip(widths, [*self.hidden_units, classes], strict=True))
+
     def check(self, native: Size) -> None:  # noqa: B027  (most heads can be built for any map)
         """Raises `ConfigError` if the head cannot be built for maps of size `native`."""
 
@@ -357,7 +368,8 @@ class GlobalMaxPool(GlobalPool):
 class GeneralizedMeanPool(GlobalPool):
     """Generalized-mean pooling (GeM), then Dense: (mean xᵖ)^(1/p) of each channel, over a map of any size.
 
-    p = 1 is the mean, p → ∞ the maximum. Values below `FLOOR` count as that: roots want positive numbers.
+    p = 1 is the mean, p → ∞ the maximum. Values below `FLOOR` count as that: roots want positive numbers. Powers are of
+    shares of the channel's largest value, so that those of large p neither overflow nor vanish.
     Source: Radenović, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", 2018, equation 3. p is
     fixed here and not learned.
 
@@ -381,8 +393,11 @@ class GeneralizedMeanPool(GlobalPool):
         import keras
         from keras import ops
 
-        powers = ops.power(ops.maximum(ops.cast(feature_map, "float32"), self.FLOOR), self.p)
-        return ops.power(keras.layers.GlobalAveragePooling2D(dtype="float32")(powers), 1 / self.p)
+        values = ops.maximum(ops.cast(feature_map, "float32"), self.FLOOR)
+        # The result does not depend on what it is divided and multiplied by, so neither does its gradient.
+        largest = ops.stop_gradient(ops.max(values, axis=(1, 2)))
+        powers = ops.power(values / ops.expand_dims(largest, (1, 2)), self.p)
+        return largest * ops.power(keras.layers.GlobalAveragePooling2D(dtype="float32")(powers), 1 / self.p)
 
 
 @dataclass

@@ -191,7 +191,12 @@ def check_training_sizes(backbone: Backbone, head: Head, heights: Sequence[int],
         for height in sorted(heights)
     ]
     refused = [
-        f"at {size_text(plan.size)} px, {plan.reason.rstrip('.')}"
+        f"at {size_text(plan.size)} px, "
+        + (
+            plan.reason.rstrip(".")
+            if plan.seen_fraction < 1
+            else f"its model is built for {size_text(facts.image_size)} px alone"
+        )
         for plan in plans
         if plan.map_size is None or not (head.takes_any_size or plan.size == facts.image_size)
     ]
@@ -226,7 +231,7 @@ def _plan_size(
                 f"counts; its gradient says {seen_fraction:.4f}"
             )
     try:
-        parameters = extractor.count_params() + head.build(map_shape, classes).count_params()
+        parameters = extractor.count_params() + head.parameters(map_shape, classes)
     except ConfigError:  # A window of fixed size that is larger than this map.
         parameters = None
     return PlannedSize(
@@ -305,7 +310,7 @@ class _Networks:
             parts = take_apart(self.head, native_map)  # The feature map is what the head takes for images.
         except NotRecognizedError:
             return
-        for way in ways_for(parts.collapse):
+        for way in ways_for(parts):
             if wanted is None or way.name in wanted:
                 self.converted[way.name] = (way, parts, inference(way.convert(parts)))
 

@@ -7,6 +7,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline.errors import ConfigError
 from pipeline.heads import (
@@ -46,6 +47,7 @@ PARAMETERS = [
 def test_parameters_equal_the_arithmetic(head: Head, parameters: int) -> None:
     built = head.build((7, 7, 64), 10)
     assert built.count_params() == parameters
+    assert head.parameters((7, 7, 64), 10) == parameters
     assert built.output_shape == (None, 10)
     assert built.input_shape == ((None, None, None, 64) if head.takes_any_size else (None, 7, 7, 64))
 
@@ -158,6 +160,22 @@ def test_pooled_values_follow_the_formulas() -> None:
     assert pooled(GlobalAveragePool()) == [5.0]  # 45 / 9
     assert pooled(GlobalMaxPool()) == [9.0]
     assert pooled(GeneralizedMeanPool(p=1)) == pytest.approx([5.0])
+    assert pooled(GeneralizedMeanPool(p=100)) == pytest.approx([9 * 9 ** (-1 / 100)])  # (8/9)¹⁰⁰ is 8e-6
     assert pooled(GeneralizedMeanPool(p=3)) == pytest.approx([225 ** (1 / 3)])  # 1³ + … + 9³ = 45² = 2025, / 9
     # Bins of 2 over 3 cells: ⌊3i / 2⌋ to ⌈3(i + 1) / 2⌉ - 1, which is 0–1 and 1–2: rows 123 456 and 456 789.
     assert pooled(SpatialPyramidPool(levels=[1, 2])) == [9.0, 5.0, 6.0, 8.0, 9.0]
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0, 20.0, 100.0])
+@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e3])
+def test_generalized_means_of_all_magnitudes_have_values_and_gradients(p: float, scale: float) -> None:
+    """(mean xᵖ)^(1/p) = x for equal x, and its gradient is a 1/4 for each of four cells, however large p is."""
+    head = GeneralizedMeanPool(p=p)
+    inputs = keras.Input((None, None, 1))
+    pool = keras.Model(inputs, head.collapse(inputs, (2, 2)))
+    maps = tf.fill((1, 2, 2, 1), tf.constant(scale))
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        pooled = pool(maps)
+    np.testing.assert_allclose(pooled, [[scale]], rtol=1e-5)
+    np.testing.assert_allclose(np.ravel(tape.gradient(pooled, maps)), [0.25] * 4, rtol=1e-4)

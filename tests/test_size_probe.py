@@ -216,6 +216,9 @@ def test_training_sizes_that_a_head_refuses_are_refused_with_its_plan() -> None:
         "20×20 px, the 5×5 feature map collapses to 5×5, but the first Dense kernel was trained on 7×7. Use "
         "head=global_average_pool or another head for images of any size, larger sizes, or null."
     )
+    # 26 px: 7×7 cells as well, but the model's input is of one size.
+    with pytest.raises(ConfigError, match="But at 26×26 px, its model is built for 28×28 px alone. Use"):
+        check_training_sizes(SmallFcn(), AveragePool(), [26, 28], FASHION)
     with pytest.raises(ConfigError, match="at 32×32 px, 23% of the 8×8 feature map is ignored"):  # 1 - 49 / 64
         check_training_sizes(SmallFcn(), AveragePool(), [28, 32], FASHION)
     with pytest.raises(ConfigError, match="at 3×3 px, backbone=small_fcn needs images of at least 4×4 px"):
