@@ -22,6 +22,7 @@ from pipeline.size_transfer import (
     NotRecognizedError,
     Parts,
     Way,
+    before_dense,
     resize_input,
     take_apart,
     ways_for,
@@ -159,8 +160,9 @@ def convert(config: Conversion) -> Path | None:
         rule = "is only for models that are recognised"
     else:
         say(f"Recognised: {_describe(parts)}")
-        ways |= {way.name: way for way in ways_for(parts.collapse)}
-        rule = f"is not for a model that ends in {parts.collapse.value}"
+        ways |= {way.name: way for way in ways_for(parts)}
+        end = [parts.collapse.value, *(operation_text(layer) for layer in before_dense(parts))]
+        rule = f"is not for a model that ends in {', '.join(end)}"
     if config.way is None:
         for name in ways:
             say(f"  way={name}: {WAY_RULES[name]}")
@@ -229,8 +231,9 @@ def given_images(path: str, shape: tuple[int, ...]) -> np.ndarray:
     require(source.exists(), "images", path, "there is no such file or directory", remedy)
     try:
         images = _image_files(source, shape) if source.is_dir() else np.load(source, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ConfigError("images", path, f"cannot be read: {str(error).splitlines()[0]}", remedy) from error
+    require(isinstance(images, np.ndarray), "images", path, "holds several arrays", remedy)
     require(
         images.ndim == 4 and images.shape[1:] == shape and len(images) > 0,
         "images",
@@ -244,9 +247,11 @@ def given_images(path: str, shape: tuple[int, ...]) -> np.ndarray:
 def _image_files(directory: Path, shape: tuple[int, ...]) -> np.ndarray:
     import keras
 
-    mode = {1: "grayscale", 3: "rgb", 4: "rgba"}[shape[2]]
+    modes = {1: "grayscale", 3: "rgb", 4: "rgba"}
+    if shape[2] not in modes:
+        raise ValueError(f"the model takes images of {shape[2]} channels, and image files have 1, 3 or 4")
     files = [path for path in sorted(directory.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
-    images = [keras.utils.load_img(path, color_mode=mode, target_size=shape[:2]) for path in files]
+    images = [keras.utils.load_img(path, color_mode=modes[shape[2]], target_size=shape[:2]) for path in files]
     return np.stack([keras.utils.img_to_array(image) for image in images]) if images else np.empty((0, *shape))
 
 

@@ -7,6 +7,7 @@ loads wherever Keras does, in safe mode.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -110,16 +111,13 @@ def _dense_layers(used: Sequence[Call]) -> tuple[tuple[keras.Layer, ...], list[C
     rest = list(used)
     dense: list[keras.Layer] = []
     while rest and isinstance(rest[-1].operation, known) and rest[-1].input is not None and rest[-1].input.ndim == 2:
-        dense.insert(0, rest.pop().operation)
-        if rest and rest[-1].output is not _input_of(used, dense[0]):
+        call = rest.pop()
+        dense.insert(0, call.operation)
+        if rest and rest[-1].output is not call.input:
             raise _unrecognized(rest[-1], "does not lead straight to the next layer")
     if not any(isinstance(layer, keras.layers.Dense) for layer in dense):
         raise _unrecognized(rest[-1] if rest else None, "is not a Dense layer that gives the outputs")
     return tuple(dense), rest
-
-
-def _input_of(used: Sequence[Call], layer: keras.Layer) -> KerasTensor | None:
-    return next(call.input for call in used if call.operation is layer)
 
 
 def _collapse(before: list[Call]) -> tuple[Collapse, KerasTensor]:
@@ -173,16 +171,13 @@ class Way(ABC):
     def outputs(self, feature_map: KerasTensor, parts: Parts) -> KerasTensor:
         """The model's outputs (N, K) for a feature map (N, ?, ?, F) of any size."""
 
+    def is_for(self, parts: Parts) -> bool:
+        """Whether a model can be run in this way."""
+        return parts.collapse in self.collapses
+
     def refusal(self, native: Size, size: Size) -> str | None:
         """Why a map of `size` cannot be taken by a model whose own maps have size `native`; None if it can."""
         return None
-
-    def head(self, parts: Parts) -> keras.Model:
-        """What follows the extractor: from feature maps (N, ?, ?, F) to outputs (N, K)."""
-        import keras
-
-        feature_map = keras.Input((None, None, parts.extractor.output_shape[-1]), name="feature_map")
-        return keras.Model(feature_map, self.outputs(feature_map, parts), name="head")
 
     def convert(self, parts: Parts) -> keras.Model:
         """The whole model for images of any size, from (N, ?, ?, C) to (N, K). It shares the weights of `parts`."""
@@ -239,6 +234,14 @@ class DenseToConv(Way):
     )
     collapses = (Collapse.flatten, Collapse.average, Collapse.global_average)
 
+    def is_for(self, parts: Parts) -> bool:
+        import keras
+
+        # Of a flattened map they treat all cells together, and no convolution does.
+        together = keras.layers.BatchNormalization | keras.layers.Softmax
+        bound = any(isinstance(layer, together) for layer in before_dense(parts))
+        return super().is_for(parts) and not (bound and parts.collapse is Collapse.flatten)
+
     def refusal(self, native: Size, size: Size) -> str | None:
         if size[0] >= native[0] and size[1] >= native[1]:
             return None
@@ -288,9 +291,16 @@ WAY_RULES: dict[str, str] = {
 """The names of all ways, and what each does."""
 
 
-def ways_for(collapse: Collapse) -> list[Way]:
-    """The ways to convert a model that collapses its map so; `resize_input` is always one more."""
-    return [way for way in WAYS if collapse in way.collapses]
+def before_dense(parts: Parts) -> list[keras.Layer]:
+    """The layers between the collapse and the first Dense layer."""
+    import keras
+
+    return list(itertools.takewhile(lambda layer: not isinstance(layer, keras.layers.Dense), parts.dense))
+
+
+def ways_for(parts: Parts) -> list[Way]:
+    """The ways to convert a model; `resize_input` is always one more."""
+    return [way for way in WAYS if way.is_for(parts)]
 
 
 def resize_input(model: keras.Model, image_size: Size) -> keras.Model:
@@ -351,7 +361,10 @@ def _as_convolution(
 
 def _copy_for_maps(layer: keras.Layer) -> Callable[[KerasTensor], KerasTensor]:
     """A layer on vectors as one on maps, which treats every position like a vector."""
-    copy = type(layer).from_config(layer.get_config())
+    config = layer.get_config()
+    if "axis" in config:
+        config["axis"] = -1  # Of vectors (N, F), 1 is the same.
+    copy = type(layer).from_config(config)
 
     def on_maps(x: KerasTensor) -> KerasTensor:
         result = copy(x)

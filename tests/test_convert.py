@@ -107,6 +107,9 @@ def test_mistakes_get_one_message_and_write_nothing(sequential: Path, tmp_path: 
     old = _save(tmp_path, "old.h5", layers.Input((8, 8, 1)), layers.Flatten(), layers.Dense(3))
     np.save(tmp_path / "wrong.npy", np.zeros((5, 9, 9, 1)))
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "several.npz", np.zeros((5, 12, 12, 1)))
+    (tmp_path / "empty.npy").touch()
+    two_channels = _save(tmp_path, "two.keras", layers.Input((8, 8, 2)), layers.Flatten(), layers.Dense(3))
     for overrides, message in [
         ([f"model={code}"], "holds code (such as a Lambda layer), which is never run. Replace it by layers of Keras."),
         ([f"model={tmp_path / 'no.keras'}"], "there is no such file"),
@@ -126,6 +129,9 @@ def test_mistakes_get_one_message_and_write_nothing(sequential: Path, tmp_path: 
             "shape (5, 9, 9, 1); needed is",
         ),
         ([f"model={sequential}", "way=resize_map", f"images={tmp_path / 'objects.npy'}"], "cannot be read"),
+        ([f"model={sequential}", "way=resize_map", f"images={tmp_path / 'empty.npy'}"], "cannot be read"),
+        ([f"model={sequential}", "way=resize_map", f"images={tmp_path / 'several.npz'}"], "holds several arrays"),
+        ([f"model={two_channels}", "way=resize_map", f"images={tmp_path}"], "the model takes images of 2 channels"),
         ([f"model={sequential}", "way=resize_map", "images=/no/such"], "there is no such file or directory"),
         ([f"model={sequential}", "way=resize_map", "tolerance=0"], "tolerance=0.0: must lie in (0, 1)"),
     ]:

@@ -100,7 +100,7 @@ def test_converted_models_answer_like_their_originals_on_the_whole_test_split(
         expected, _ = predict(trained, data.test(256))
         largest = np.abs(expected).max()
         parts = take_apart(trained, (28, 28))
-        converted = {way.name: way.convert(parts) for way in ways_for(parts.collapse)}
+        converted = {way.name: way.convert(parts) for way in ways_for(parts)}
         for name, model in {**converted, "resize_input": resize_input(trained, (28, 28))}.items():
             difference = np.abs(predict(model, data.test(256))[0] - expected)
             print(f"{run.data.tags['head']}, {name}: max |Δ logit| {difference.max():.1e}, logits up to {largest:.1f}")

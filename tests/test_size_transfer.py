@@ -78,8 +78,8 @@ def test_each_pair_has_its_ways_and_no_other(
         return
     parts = take_apart(model, (side, side))
     assert parts.collapse is collapse
-    assert [way.name for way in ways_for(collapse)] == names
-    for way in ways_for(collapse):
+    assert [way.name for way in ways_for(parts)] == names
+    for way in ways_for(parts):
         converted = way.convert(parts)
         assert converted.input_shape == (None, None, None, 1)
         assert converted(images, training=False).numpy() == pytest.approx(expected, abs=1e-5)
@@ -118,7 +118,7 @@ def test_answers_on_the_test_split_are_the_same_however_a_converted_model_is_run
     images = np.concatenate([batch for batch, _ in digits.test(60).as_numpy_iterator()])
     other = np.zeros((2, 24, 19, 1), np.uint8)
     parts = take_apart(trained, (16, 16))
-    converted = {way.name: way.convert(parts) for way in ways_for(parts.collapse)}
+    converted = {way.name: way.convert(parts) for way in ways_for(parts)}
     for name, model in {**converted, RESIZE_INPUT: resize_input(trained, (16, 16))}.items():
         model.save(tmp_path / f"{name}.keras")
         loaded = keras.saving.load_model(tmp_path / f"{name}.keras", safe_mode=True)
@@ -144,7 +144,7 @@ def test_dense_to_conv_averages_the_answers_at_all_positions() -> None:
     model = keras.Model(images, dense(keras.layers.Flatten()(images)))
     dense.set_weights([np.arange(8.0).reshape(4, 2), np.array([0.5, -0.5])])
     parts = take_apart(model, (2, 2))
-    mean, mean_max = (way.convert(parts) for way in ways_for(parts.collapse)[2:])
+    mean, mean_max = (way.convert(parts) for way in ways_for(parts)[2:])
     feature_map = np.random.default_rng(0).random((1, 3, 4, 1), np.float32)
     answers = np.array(
         [
@@ -159,7 +159,7 @@ def test_dense_to_conv_averages_the_answers_at_all_positions() -> None:
 def test_an_image_smaller_than_the_window_is_an_error_and_not_a_number() -> None:
     for head in (FlattenDense(), AveragePool(), GlobalAveragePool()):
         parts = take_apart(build_model(SmallFcn(), head, (16, 16, 1), 10, seed=0), (16, 16))
-        way = next(way for way in ways_for(parts.collapse) if way.name == "dense_to_conv")
+        way = next(way for way in ways_for(parts) if way.name == "dense_to_conv")
         converted = way.convert(parts)
         compiled = tf.function(converted, input_signature=[tf.TensorSpec((None, None, None, 1), tf.uint8)])
         for side, run in itertools.product((12, 8), (converted, compiled)):  # maps of 3×3 and 2×2 cells
@@ -179,7 +179,7 @@ def test_a_whole_window_that_pools_the_whole_map_in_any_dress_is_recognised() ->
     assert [type(layer).__name__ for layer in parts.dense] == ["Dense", "BatchNormalization", "Dense"]
     images = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
     expected = sequential(images).numpy()
-    for way in ways_for(parts.collapse):
+    for way in ways_for(parts):
         assert way.convert(parts)(images).numpy() == pytest.approx(expected, abs=1e-6)
 
 
@@ -241,11 +241,11 @@ def test_the_probe_measures_what_a_converted_model_does(digits: Data, head: Head
         result.size[0]: result for result in measure_sizes(trained, SmallFcn(), head, probe, digits, logits, labels)
     }
     parts = take_apart(trained, (16, 16))
-    converted = {way.name: way.convert(parts) for way in ways_for(parts.collapse)}
+    converted = {way.name: way.convert(parts) for way in ways_for(parts)}
     converted[RESIZE_INPUT] = resize_input(trained, (16, 16))
     images = np.concatenate([batch for batch, _ in digits.test(60, 120).as_numpy_iterator()])
     for height, result in by_height.items():
-        assert list(result.ways) == [RESIZE_INPUT, *(way.name for way in ways_for(parts.collapse))]
+        assert list(result.ways) == [RESIZE_INPUT, *(way.name for way in ways_for(parts))]
         for name, answers in result.ways.items():
             # 3 px leave no map; 12 px leave 3×3 cells, less than the 4×4 window of dense_to_conv.
             refused = name != RESIZE_INPUT and (height == 3 or (height == 12 and name.startswith("dense_to_conv")))
@@ -257,3 +257,26 @@ def test_the_probe_measures_what_a_converted_model_does(digits: Data, head: Head
         trained, SmallFcn(), head, SizeProbe(sizes=[24], ways=[RESIZE_INPUT], max_images=50), digits, logits, labels
     )
     assert [list(result.ways) for result in only] == [[RESIZE_INPUT], [RESIZE_INPUT]]
+
+
+def test_batch_norm_on_the_flattened_map_leaves_no_convolution() -> None:
+    layers = keras.layers
+    cnn = [layers.Input((8, 8, 1)), layers.Conv2D(3, 3, name="conv"), layers.Flatten()]
+    before = keras.Sequential([*cnn, layers.BatchNormalization(), layers.Dense(2)])
+    assert [way.name for way in ways_for(take_apart(before, (8, 8)))] == ["resize_map", "interpolate_map"]
+    after = keras.Sequential([*cnn, layers.Dense(4), layers.BatchNormalization(axis=1), layers.Dense(2)])
+    images = np.random.default_rng(0).random((5, 8, 8, 1), np.float32)
+    after.layers[-2].set_weights([np.arange(1, 5, dtype=np.float32)] * 4)
+    parts = take_apart(after, (8, 8))
+    assert [way.name for way in ways_for(parts)] == FLATTEN_WAYS
+    for way in ways_for(parts):
+        np.testing.assert_allclose(way.convert(parts)(images), after(images), rtol=1e-4, atol=1e-5)
+
+
+def test_an_activation_that_is_used_twice_is_recognised() -> None:
+    images, relu = keras.Input((8, 8, 1)), keras.layers.ReLU()
+    vector = keras.layers.Flatten()(relu(keras.layers.Conv2D(3, 3)(images)))
+    model = keras.Model(images, keras.layers.Dense(2)(relu(keras.layers.Dense(4)(vector))))
+    parts = take_apart(model, (8, 8))
+    assert [type(layer).__name__ for layer in parts.dense] == ["Dense", "ReLU", "Dense"]
+    assert parts.map_size == (6, 6)
