@@ -190,13 +190,14 @@ def _check_folders(dataset: ImageFolder) -> list[str]:
         )
         named = [file for name in folders(path / split) for file in _images(path / split / name)]
         # A pipe would be waited for forever.
-        strange = [file.relative_to(path).as_posix() for file in named if not file.is_file()]
+        readable = (file.is_file() and os.access(file, os.R_OK) for file in named)
+        strange = [file.relative_to(path).as_posix() for file, is_so in zip(named, readable, strict=True) if not is_so]
         require(
             not strange,
             "dataset.path",
             dataset.path,
-            f"holds what is named like an image and is no file: {_named(sorted(strange))}",
-            "Delete or rename it.",
+            f"holds what is named like an image and is no file that may be read: {_named(sorted(strange))}",
+            "Delete or rename it, or let yourself read it.",
         )
     # To TFDS every folder is a split, and its labels are the classes of all of them.
     for split in folders(path):
@@ -241,6 +242,8 @@ def _decode(
     count, free = int(builder.info.splits[split].num_examples), psutil.virtual_memory().available
     digest = hashlib.sha256(split.encode())
     images: list[np.ndarray] = []
+    stacked = np.empty((count if step is None else 0, *image_shape), np.uint8)
+    check_room(free - stacked.nbytes, split, 0, count)
     labels: list[int] = []
     files: list[str] = []
     unreadable: list[str] = []
@@ -251,11 +254,14 @@ def _decode(
             unreadable.append(f"{file} ({problem.decode()})")
             continue
         digest.update(file.encode() + content)
-        images.append(image)
+        if step is None:
+            stacked[len(labels)] = image
+        else:
+            images.append(image)
+            free -= image.nbytes
+            check_room(free, split, len(images), count)
         labels.append(label)
         files.append(file)
-        free -= image.nbytes
-        check_room(free, split, len(images), count)
     _check_readable(split, unreadable, count, corrupt)
     ignored = [file for file in (folder / split).glob("*/*") if file.suffix.lower() not in SUFFIXES]
     if ignored:
@@ -270,7 +276,7 @@ def _decode(
         "Put images there, or delete the folder in every split.",
     )
     if step is None:
-        return DecodedSplit(split, digest.hexdigest()[:32], np.stack(images), np.array(labels))
+        return DecodedSplit(split, digest.hexdigest()[:32], stacked[: len(labels)], np.array(labels))
     return NaturalSplit(split, digest.hexdigest()[:32], images, np.array(labels), files, (height, width))
 
 

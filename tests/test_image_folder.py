@@ -377,8 +377,19 @@ def test_an_image_that_is_too_small_for_the_backbone_is_named(tmp_path: Path) ->
 
 
 def test_images_that_do_not_fit_into_memory_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 3 * 32 * 32 * 3}))
-    _refused(folder, "dataset.cache=memory: the images of train fill what memory is free after 3 of 42.")
+    """All at once where each has 32×32×3 bytes; one by one at their natural sizes, of 108 bytes at least."""
+    free = 42 * 32 * 32 * 3
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": free}))
+    _refused(folder, "dataset.cache=memory: the images of train fill what memory is free after 0 of 42.")
+    free = 100
+    _refused(
+        folder, "dataset.cache=memory: the images of train fill what memory is free after 1 of 42.", native_size=True
+    )
+
+
+def test_files_that_may_not_be_read_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: path.parent.name != "dark" or path.parent.parent.name == "test")
+    _refused(folder, "holds what is named like an image and is no file that may be read: train/dark/")
 
 
 def test_sizes_are_measured_at_the_reference_too(folder: Path) -> None:
