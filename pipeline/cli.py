@@ -80,7 +80,12 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             start = hydra.main(version_base="1.3", config_path=str(schema.CONFIG_DIR), config_name=name)(composed_task)
             try:
                 _refuse_passwords()
-                start()
+                try:
+                    start()
+                except ValueError as error:  # Optuna's, where none of a search's runs has a result.
+                    if WritingTo.sweep_dir is None or "No trials are completed yet" not in str(error):
+                        raise
+                    tell_failures(WritingTo.sweep_dir, 0)
                 if failure is not None:
                     raise failure
                 if _failed_at_end:
@@ -121,11 +126,14 @@ class WritingTo(Callback):
     """Learns from Hydra, before Hydra itself writes anything, where the program writes to."""
 
     output_dir = "."
+    sweep_dir: Path | None = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         type(self).output_dir = config.output_dir
 
-    on_multirun_start = on_run_start
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self.on_run_start(config)
+        type(self).sweep_dir = Path(config.hydra.sweep.dir)
 
 
 def _end_with_full_disk(error: Exception) -> NoReturn:
@@ -140,18 +148,19 @@ def end(message: str, code: int = EXIT_MISTAKE) -> NoReturn:
     sys.exit(code)
 
 
-def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
-    """Lets a sweep go on after a run of it that failed, whose failure is noted and whose result is NaN.
+def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float | None]:
+    """Lets a sweep go on after a run of it that failed, whose failure is noted and whose result is None.
 
     A full disk ends the sweep.
     """
 
     @functools.wraps(task)
-    def run(config: DictConfig) -> float:
+    def run(config: DictConfig) -> float | None:
         if sweep_name() is None:
             return task(config)
         try:
-            return task(config)
+            result = task(config)
+            return None if math.isnan(result) else result  # Optuna stops at NaN, but not at None.
         except Exception as error:
             if storage.is_full(error):  # What follows would fail as well, perhaps only after hours of training.
                 _end_with_full_disk(error)
@@ -159,8 +168,9 @@ def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], f
             if not is_mistake(error):
                 traceback.print_exc()
             log.error("  failed: %s", message)
-            failures.note(failures.Failure(command_line(), message), Path(HydraConfig.get().runtime.output_dir))
-            return math.nan
+            failure = failures.Failure(command_line(), message, is_mistake(error))
+            failures.note(failure, Path(HydraConfig.get().runtime.output_dir))
+            return None
 
     return run
 
@@ -184,6 +194,20 @@ _failed_at_end: list[tuple[str, int]] = []
 def fail_at_end(message: str, code: int = EXIT_FAILED) -> None:
     """Makes the command end with a message on standard error and an exit code, once all else is done."""
     _failed_at_end.append((message, code))
+
+
+def tell_failures(sweep_dir: Path, finished: int | None) -> None:
+    """Makes the command end with what failed in a sweep, if anything did.
+
+    Args:
+        sweep_dir: Hydra's directory of the sweep.
+        finished: How many of its runs finished; None if that is not known.
+    """
+    failed = failures.of_sweep(sweep_dir)
+    if finished == 0 and len({failure.message for failure in failed}) == 1 and failed[0].is_mistake:
+        fail_at_end(f"Error: {failed[0].message}", EXIT_MISTAKE)  # A mistake in what all runs share.
+    elif failed:
+        fail_at_end(failures.summary(failed))
 
 
 def import_tensorflow() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from pipeline import cli, failures, report, snapshot, storage
+from pipeline import cli, report, snapshot, storage
 from pipeline.analysis import Statistics, analyse
 from pipeline.config import PROJECT_ROOT, Comparison, absolute, to_typed
 from pipeline.errors import ConfigError, UserError, require_plain_name, suggestion
@@ -40,18 +40,14 @@ class CompareStudy(Callback):
             cli.if_stopped(functools.partial(self._end_open_runs, config))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        finished = 0
+        finished = None
         try:
             finished = self._compare(config)
         except Exception as error:  # Of a callback, Hydra would make a warning, and the command end in success.
             cli.fail_at_end(f"The runs could not be compared: {cli.explain(error)}")
             if not isinstance(error, UserError):
                 traceback.print_exc()
-        failed = failures.of_sweep(Path(config.hydra.sweep.dir))
-        if not finished and len({failure.message for failure in failed}) == 1:  # A mistake in what all runs share.
-            cli.fail_at_end(f"Error: {failed[0].message}", cli.EXIT_MISTAKE)
-        elif failed:
-            cli.fail_at_end(failures.summary(failed))
+        cli.tell_failures(Path(config.hydra.sweep.dir), finished)
 
     def _compare(self, config: DictConfig) -> int:
         """Returns how many runs there are to compare."""
@@ -87,7 +83,7 @@ def compare(runs: pd.DataFrame, statistics: Statistics, settings: Tracking, outp
     """Compares, prints the answer with its tables, writes and records the report, prepares the dashboard's views.
 
     Args:
-        runs: Finished runs of one sweep, as `mlflow.search_runs` gives them.
+        runs: Finished runs of one sweep, or of the newest of a study in each experiment, see `study.newest_runs`.
         statistics: How sure a verdict has to be.
         settings: Where the runs are recorded.
         output_path: The report goes to `studies/SWEEP/` in it.
@@ -97,7 +93,7 @@ def compare(runs: pd.DataFrame, statistics: Statistics, settings: Tracking, outp
     """
     address = store.server_address(settings)
     experiments = dict(zip(runs["run_id"], runs["experiment_id"], strict=True))
-    sweep = runs["tags.sweep"].iloc[0]
+    sweep = runs["sweep"].iloc[0]
     require_plain_name("sweep", sweep)  # On a shared server, anybody can write tags.
     directory = output_path / "studies" / sweep
     text = _report(

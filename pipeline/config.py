@@ -287,6 +287,9 @@ def register() -> None:
     # A worker finds what the launching process has resolved, whatever its own working directory is.
     OmegaConf.register_new_resolver("absolute", lambda path: str(absolute(path)), replace=True, use_cache=True)
     OmegaConf.register_new_resolver("cores", cores, replace=True)
+    OmegaConf.register_new_resolver(
+        "at_most", lambda most, number: most if number is None else min(most, number), replace=True
+    )
     OmegaConf.register_new_resolver("share_of_cores", lambda workers: max(1, cores() // max(1, workers)), replace=True)
 
 

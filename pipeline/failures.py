@@ -19,10 +19,12 @@ class Failure:
     Attributes:
         command: What to type to run it again.
         message: What went wrong, for people.
+        is_mistake: Whether the user can mend it; otherwise it is a bug of the program.
     """
 
     command: str
     message: str
+    is_mistake: bool = True
 
 
 def note(failure: Failure, directory: Path) -> None:

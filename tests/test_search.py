@@ -35,3 +35,22 @@ def test_a_search_goes_on_where_it_was(tmp_path: Path) -> None:
     )  # Of one epoch.
     (told,) = re.findall(r"Best value: ([\d.]+)", longer.stdout)
     assert float(told) == pytest.approx(best)
+
+
+def test_a_trial_that_fails_ends_no_search(tmp_path: Path) -> None:
+    """Of two learning rates the program refuses one. Then none of the runs can be."""
+    arguments = ["--multirun", "hydra/sweeper=search", "training.epochs=1", "size_probe.ways=[]", "launch.threads=1"]
+    rates = ["training.learning_rate=choice(0.001,-1.0)", "hydra.sweeper.n_trials=4"]
+    some = run_program("pipeline.train", *arguments, *rates, cwd=tmp_path, timeout=900)
+    assert some.returncode == 1, some.stderr
+    (failed,) = re.findall(r"(\d) runs? of this sweep failed:", some.stderr)
+    assert "training.learning_rate=-1.0: must be a number above 0" in some.stderr
+    assert "Traceback" not in some.stderr
+    runs = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}").search_runs(["1"], "tags.head != ''")
+    assert [run.data.params["training.learning_rate"] for run in runs] == ["0.001"] * (4 - int(failed))
+    assert 0 < len(runs) < 4
+
+    none = run_program("pipeline.train", *arguments, "training.batch_size=0", "hydra.sweeper.n_trials=2", cwd=tmp_path)
+    assert none.returncode == 2, none.stderr
+    assert none.stderr.count("training.batch_size=0: must be at least 1") == 1
+    assert "Traceback" not in none.stderr
