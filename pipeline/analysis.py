@@ -22,7 +22,7 @@ from pipeline.data import NATURAL
 from pipeline.errors import require, require_at_least
 from pipeline.heads import Verdict
 from pipeline.inference import Bootstrap, Estimate, Outcome, claim, estimate, holm, seeds_to_settle
-from pipeline.tracking.study import PRUNED_TAG, arm_or_head, condition, size_verdicts, varied_params
+from pipeline.tracking.study import PRUNED_TAG, arm_or_head, condition, settings, size_verdicts, varied_params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -270,16 +270,19 @@ def _correct_controls(groups: Sequence[Group]) -> list[Group]:
 def split_into_arms(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The runs that differ in nothing but their seed, under the arm's or head's name and what else tells them apart."""
     labelled = []
-    for head, of_head in runs.groupby(arm_or_head(runs), sort=False):
+    names = arm_or_head(runs)
+    heads = runs["tags.head"].groupby(names).nunique()
+    for (name, head), of_head in runs.groupby([names.rename("arm"), "tags.head"], sort=False):
+        label = [str(name)] if heads[name] == 1 else [str(name), f"head={head}"]
         varied = [f"params.{name}" for name in varied_params(of_head)]
         if not varied:
-            labelled.append((str(head), of_head))
+            labelled.append((" ".join(label), of_head))
             continue
         for values, arm in of_head.groupby(varied, sort=False, dropna=False):
             differences = [
                 f"{column.removeprefix('params.')}={value}" for column, value in zip(varied, values, strict=True)
             ]
-            labelled.append((" ".join([str(head), *differences]), arm))
+            labelled.append((" ".join([*label, *differences]), arm))
     return labelled
 
 
@@ -431,10 +434,9 @@ def _same_function(first: Arm, second: Arm) -> bool:
     average, globally = heads["average_pool"], heads["global_average_pool"]
     if (average["params.head.pool_size"], average["params.head.padding"]) != ("full", "valid"):
         return False
-    named = ("params.head", "params.head.name", "params.arm")
-    settings = [column for column in first.runs if str(column).startswith("params.") and column not in named]
+    keys = [f"params.{name}" for name in settings(first.runs) if name not in ("head", "head.name", "arm")]
     # A knob that only one of the two heads has is missing in the other's run.
-    return all(average[key] == globally[key] for key in settings if average.notna()[key] and globally.notna()[key])
+    return all(average[key] == globally[key] for key in keys if average.notna()[key] and globally.notna()[key])
 
 
 def _listed(seeds: Sequence[int] | set[int]) -> str:

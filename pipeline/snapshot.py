@@ -16,7 +16,7 @@ KEPT = ("params.", "metrics.", "answers.", "tags.pairing.", "tags.size.")
 """Beginnings of the columns that are kept, beside `NAMED`."""
 NAMED = (
     *("run_id", "experiment_id", "status", "start_time"),
-    *("tags.head", "tags.backbone", "tags.dataset", "tags.study", "tags.sweep", "tags.pruned", "tags.mlflow.runColor"),
+    *("tags.head", "tags.backbone", "tags.dataset", "tags.study", "tags.pruned", "tags.mlflow.runColor"),
 )
 REQUIRED = {
     *("start_time", "params.seed", "params.image_size", "answers.test", "metrics.test/accuracy"),

@@ -31,12 +31,16 @@ def sync(config: Sync) -> None:
     store.open_store(config.tracking.recorded, config.output_path, create=False)
     recorded = study.entities(study.trained(config.study))
     lacking = [run for run in recorded if run.info.status != "RUNNING" and not delivery.is_delivered(uri, run)]
-    copies = delivery.deliver_all(uri, lacking, config.output_path)
+    # The sweeps that they belong to may have runs that the server has, and knows as those of earlier sweeps alone.
+    sweeps = {sweep for run in lacking for sweep in study.sweeps(run)}
+    beside = [run for run in recorded if delivery.is_delivered(uri, run) and sweeps & study.sweeps(run).keys()]
+    copies = delivery.deliver_all(uri, [*lacking, *beside], config.output_path)
     going_on = sum(run.info.status == "RUNNING" for run in recorded)
-    log.info("%d of %d runs copied to %s; it had %d", len(copies), len(lacking), uri, len(recorded) - len(lacking))
+    copied = sum(run.info.run_id in copies for run in lacking)
+    log.info("%d of %d runs copied to %s; it had %d", copied, len(lacking), uri, len(recorded) - len(lacking))
     if going_on:
         log.info("%d have not ended; they are copied when they have", going_on)
-    if len(copies) < len(lacking):
+    if len(copies) < len(lacking) + len(beside):
         raise UserError(f"tracking.uri={uri}: the server did not take all runs. The same command brings it the rest.")
     if copies:
         _show(lacking, copies, config)
@@ -45,11 +49,12 @@ def sync(config: Sync) -> None:
 def _show(runs: list[Run], copies: dict[str, str], config: Sync) -> None:
     """Compares the copies where they are now; sweep by sweep, in the order of the runs."""
     store.open_store(config.tracking, config.output_path)
-    sweeps = [run.data.tags.get("sweep") for run in runs if run.info.status == "FINISHED"]
-    for sweep in dict.fromkeys(name for name in sweeps if name is not None):
+    calls = [study.sweeps(run) for run in runs if run.info.status == "FINISHED"]
+    newest = dict.fromkeys(max(since, key=since.__getitem__) for since in calls if since)
+    for sweep in newest:
         of_sweep = study.runs_of_sweep(sweep)
         compare(of_sweep[of_sweep["status"] == "FINISHED"], config.statistics, config.tracking, config.output_path)
-    if not any(sweeps):
+    if not newest:
         show_run(copies[runs[-1].info.run_id], config.tracking, config.output_path)
 
 

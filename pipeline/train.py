@@ -11,7 +11,7 @@ from pipeline.compare import gathered, show_run
 from pipeline.config import Config, to_typed
 from pipeline.tracking import store, study
 from pipeline.tracking.elsewhere import finished_elsewhere
-from pipeline.tracking.record import run_key, start_run
+from pipeline.tracking.record import register_earlier, run_key, start_run
 from pipeline.tracking.resume import Trained, claim, finished_run
 
 log = logging.getLogger("pipeline")
@@ -54,6 +54,8 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
         earlier = finished_run(config, facts, key, sweep) or finished_elsewhere(config, facts, key, sweep)
         if earlier is not None:
             log.info("  done before, as run %s; rerun=true trains it again", earlier.run_id)
+            if config.tracking.register_as:
+                register_earlier(config.tracking.register_as, earlier.run_id)
             return earlier
         with start_run(config, composed, data, key, sweep) as record:
             with strategy.scope():

@@ -7,7 +7,7 @@ import itertools
 from pipeline.heads import Verdict
 
 LEGEND = (
-    "`native`: the training size, or one that gives the same feature map; `adapts`: another feature map, all of which "
+    "`native`: a feature map of the size of training, all of which counts; `adapts`: one of another size, all of which "
     "counts",
     "`crops`: the head runs without a word, but part of the feature map cannot change its answer",
     "`refuses`: the trained weights do not fit, so there is no accuracy and curves have a gap",
@@ -45,17 +45,18 @@ def phrase(verdicts: dict[int, Verdict], native: int) -> str:
 
     Args:
         verdicts: By height in pixels, ascending.
-        native: Height of the training images in pixels, of which nothing is said.
+        native: Height of the training images in pixels, of which nothing is said unless they are cropped.
     """
+    own = f"crops the {native} px of training, " if verdicts.get(native) is Verdict.CROPS else ""
     others = {px: verdict for px, verdict in verdicts.items() if px != native}
     if not others:
-        return "no other size was probed"
+        return f"{own}no other size was probed"
     # Not across the training size, whose own verdict is left out.
     groups = grouped({px: verdict for px, verdict in others.items() if px < native})
     groups += grouped({px: verdict for px, verdict in others.items() if px > native})
     if len({verdict for verdict, _ in groups}) == 1:
-        return f"{_PHRASES[groups[0][0]]} every other size"
-    return ", ".join(f"{_PHRASES[verdict]} {_span(sizes)}" for verdict, sizes in groups)
+        return f"{own}{_PHRASES[groups[0][0]]} every other size"
+    return own + ", ".join(f"{_PHRASES[verdict]} {_span(sizes)}" for verdict, sizes in groups)
 
 
 def _span(sizes: list[int]) -> str:

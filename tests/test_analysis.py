@@ -224,6 +224,41 @@ def test_runs_that_differ_in_more_than_the_seed_are_arms_of_their_own() -> None:
     ]
 
 
+def test_settings_that_change_no_result_do_not_part_a_study() -> None:
+    runs = _study(seeds=3)
+    first = runs["params.seed"] == "0"
+    for setting, (one, other) in {
+        "rerun": ("True", "False"),
+        "output_dir": ("/a", "/b"),
+        "tracking.uri": ("None", "http://127.0.0.1:5000"),
+        "statistics.margin": ("0.005", "0.01"),
+        "training.checkpoint_seconds": ("30.0", "1.0"),
+        "dataset.path": ("/a/icons", "/b/icons"),
+    }.items():
+        runs[f"params.{setting}"] = np.where(first, one, other)
+    group = _only(analyse(runs, STATISTICS))
+    assert [(arm.name, arm.seeds) for arm in group.arms] == [
+        (head, (0, 1, 2)) for head in ("flatten_dense", "average_pool", "global_average_pool")
+    ]
+    assert len(group.controls) == 1
+
+
+def test_heads_within_one_arm_are_told_apart() -> None:
+    runs = pd.DataFrame(
+        {
+            "run_id": ["a", "b", "c", "d"],
+            "tags.head": ["pool", "flat", "pool", "flat"],
+            "params.seed": ["0", "0", "1", "1"],
+            "params.arm": "long",
+            "params.head.strides": ["[1, 1]", None, "[1, 1]", None],
+        }
+    )
+    assert [(name, arm["run_id"].tolist()) for name, arm in split_into_arms(runs)] == [
+        ("long head=pool", ["a", "c"]),
+        ("long head=flat", ["b", "d"]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -18,6 +18,7 @@ from mlflow.entities import Run
 
 from pipeline import cli
 from pipeline.launch import EXTRAS, Launch, cores
+from pipeline.tracking import study
 from tests.conftest import run_program, start_program, typed
 
 STUDY = ["--multirun", "study=heads", "training.deterministic=true", "size_probe.ways=[]"]
@@ -105,7 +106,7 @@ def test_parallel_runs_are_those_of_the_local_study(tmp_path: Path) -> None:
     assert sorted(parallel) == ["flatten_dense seed 0", "global_average_pool seed 0"]
     keys = [{run.data.tags["run_key"] for run in _runs(tmp_path / name).values()} for name in outputs]
     assert keys[0] == keys[1]
-    assert len({run.data.tags["sweep"] for run in _runs(tmp_path / "parallel").values()}) == 1
+    assert len({name for run in _runs(tmp_path / "parallel").values() for name in study.sweeps(run)}) == 1
     assert not [key for run in _runs(tmp_path / "parallel").values() for key in run.data.params if "launch" in key]
 
     accuracies = {

@@ -30,6 +30,7 @@ def test_neighbours_with_one_verdict_are_told_together(verdicts: dict[int, Verdi
         ({4: REFUSES, 8: NATIVE, 16: REFUSES}, "refuses every other size"),
         ({4: ADAPTS, 8: NATIVE, 16: ADAPTS}, "adapts to every other size"),
         ({4: REFUSES, 7: NATIVE, 8: NATIVE}, "refuses 4 px, keeps its feature map at 7 px"),
+        ({7: NATIVE, 8: CROPS, 9: REFUSES}, "crops the 8 px of training, keeps its feature map at 7 px, refuses 9 px"),
         ({4: REFUSES, 8: NATIVE, 10: CROPS, 12: CROPS, 16: REFUSES}, "refuses 4 px, crops 10–12 px, refuses 16 px"),
     ],
 )

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.interrupts import held
 from pipeline.pairing import digest_of
 from pipeline.tracking import store, views
 from pipeline.tracking.delivery import following
 from pipeline.tracking.resume import FAILURE_TAG, experiment, unfinished_run
-from pipeline.tracking.study import PRUNED_TAG, condition, size_tag
+from pipeline.tracking.study import INDIFFERENT, PRUNED_TAG, condition, size_tag, sweep_tag
 
 if TYPE_CHECKING:
     import keras
@@ -65,7 +66,7 @@ def start_run(config: Config, composed: str, data: Data, key: str, sweep: str | 
     if config.study is not None:
         tags["study"] = config.study
     if sweep is not None:
-        tags["sweep"] = sweep
+        tags |= dict([sweep_tag(sweep)])
     with following(config.tracking, config.output_path) as follow, _ending():
         with held():
             interrupted = unfinished_run(config, facts, key)
@@ -282,10 +283,9 @@ class RunRecord:
         """Records what the run's page shows: a description in Markdown, and pictures by file name."""
         import mlflow
 
-        assert len(description) <= views.MAX_DESCRIPTION, f"MLflow would cut a description of {len(description)}"
         for name, figure in figures.items():
             mlflow.log_figure(figure, name, save_kwargs={"dpi": 100})
-        mlflow.set_tag(views.DESCRIPTION_TAG, description)
+        mlflow.set_tag(views.DESCRIPTION_TAG, views.shortened(description, TABLE_FILE))
 
     def picture(self, name: str) -> str:
         """Address of one of the run's pictures, for its description."""
@@ -321,10 +321,39 @@ class RunRecord:
     @held()
     def register(self, name: str, accuracy: float) -> None:
         """Adds the recorded model to the registry as a new version of `name`, with what tells versions apart."""
-        import mlflow
+        _register(self._model_uri, name, self._tags, accuracy)
 
-        tags = {key: self._tags[key] for key in ("head", "backbone", "dataset", "run_key")}
-        mlflow.register_model(self._model_uri, name, tags={**tags, "test_accuracy": f"{accuracy:.4f}"})
+
+def _register(model_uri: str, name: str, tags: Mapping[str, str], accuracy: float) -> None:
+    import mlflow
+
+    told = {key: tags[key] for key in ("head", "backbone", "dataset", "run_key")}
+    mlflow.register_model(model_uri, name, tags={**told, "test_accuracy": f"{accuracy:.4f}"})
+
+
+def register_earlier(name: str, run_id: str) -> None:
+    """Adds the model of a run that had finished before to the registry, unless `name` has a version of it.
+
+    Raises:
+        UserError: There is no model to add.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient()
+    try:
+        run = client.get_run(run_id)
+        models = run.outputs.model_outputs if run.outputs else []
+    except MlflowException:  # It is another machine's, and on the server alone.
+        models = []
+    if not models:
+        raise UserError(
+            f"tracking.register_as={name}: run {run_id} had finished before, and its model was not recorded here. Add "
+            "rerun=true to train it again."
+        )
+    versions = client.search_model_versions(f"name = '{name}'")
+    if all(version.tags.get("run_key") != run.data.tags["run_key"] for version in versions):
+        _register(f"models:/{models[-1].model_id}", name, run.data.tags, run.data.metrics["test/accuracy"])
 
 
 def run_key(config: Config, data: Data) -> str:
@@ -333,9 +362,7 @@ def run_key(config: Config, data: Data) -> str:
 
     import pipeline
 
-    places = ("dataset.data_dir", "dataset.path")  # What lies there counts by its digest.
-    ours = ("rerun", "training.checkpoint_seconds")
-    indifferent = ("tracking.", "launch.", "statistics.", "output_dir", "arm", "study", "question", *ours, *places)
+    indifferent = (*INDIFFERENT, "arm", "study")
     settings = {key: value for key, value in _leaves(config) if not key.startswith(indifferent)}
     weights = config.backbone.file
     code = hashlib.sha256()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.tracking import store
-from pipeline.tracking.study import validation_accuracies
+from pipeline.tracking.study import sweep_tag, validation_accuracies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,7 @@ def claim(output_path: Path, key: str) -> Iterator[Path]:
 
 
 def finished_run(config: Config, facts: DatasetFacts, key: str, sweep: str | None) -> Trained | None:
-    """A run that has done the same before, if `rerun` does not ask for another; it now belongs to this sweep."""
+    """A run that has done the same before, if `rerun` does not ask for another; it now belongs to this sweep, too."""
     if config.rerun:
         return None
     import mlflow
@@ -96,9 +96,9 @@ def finished_run(config: Config, facts: DatasetFacts, key: str, sweep: str | Non
 
 
 def adopted(client: MlflowClient, run: Run, sweep: str | None) -> Trained:
-    """A finished run, which now belongs to a sweep if there is one."""
+    """A finished run, which now belongs to a sweep, too, if there is one."""
     if sweep is not None:
-        client.set_tag(run.info.run_id, "sweep", sweep)
+        client.set_tag(run.info.run_id, *sweep_tag(sweep))
     kept = run.data.metrics.get("train/kept_epoch", 0)
     accuracies = validation_accuracies(client, run.info.run_id)
     return Trained(run.info.run_id, accuracies.get(int(kept), math.nan))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,13 @@ DESCRIPTION_END = "* * *"
 """Closes what this program writes into an experiment's description; what a user writes below it stays."""
 STUDY_KEY, SWEEP_KEY, ALL_KEY, MEAN = "study-", "sweep", "all", "-mean"
 """Keys of the views: the first with a study's name, and the first two also with `-mean` behind."""
+INDIFFERENT = (
+    *("tracking.", "launch.", "statistics.", "output_dir", "question", "rerun", "training.checkpoint_seconds"),
+    *("dataset.data_dir", "dataset.path"),  # What lies there counts by its digest.
+)
+"""Settings, or beginnings of their names, that change no run's result: they tell neither runs nor arms apart."""
+SWEEP_TAGS = "sweep."
+"""With the name of a sweep behind: tag of each run that belongs to it, trained by it or before; see `sweep_tag`."""
 PRUNED_TAG = "pruned"
 """Tag of a run whose training ended early, because it fell behind others; its value says when and why."""
 REPORT_TAG = "report"
@@ -52,9 +61,31 @@ def size_verdicts(run: pd.Series) -> dict[int, Verdict]:
     return dict(sorted(found.items()))
 
 
+def sweep_tag(sweep: str) -> tuple[str, str]:
+    """The tag, name and value, of a run that belongs to a sweep from now on.
+
+    A run that is asked for again belongs to each of the sweeps that asked for it, whose comparisons all need it.
+    """
+    return _sweep_tag_name(sweep), f"{time.time():.3f}"
+
+
+def _sweep_tag_name(sweep: str) -> str:
+    return SWEEP_TAGS + re.sub(r"[^\w. -]", "_", sweep)  # What MLflow allows, and a query can name.
+
+
+def sweeps(run: Run) -> dict[str, str]:
+    """The names of the sweeps that a run belongs to, and since when."""
+    return {name.removeprefix(SWEEP_TAGS): at for name, at in run.data.tags.items() if name.startswith(SWEEP_TAGS)}
+
+
+def of_sweep(sweep: str) -> str:
+    """MLflow's filter for the runs of a sweep."""
+    return f"tags.`{_sweep_tag_name(sweep)}` != ''"
+
+
 def runs_of_sweep(sweep: str) -> pd.DataFrame:
-    """All runs of one call of a study, a row each, as `mlflow.search_runs` gives them."""
-    return _search(f"tags.sweep = '{sweep}'")
+    """All runs of one call of a study, a row each, as `mlflow.search_runs` gives them, with its name as `sweep`."""
+    return _search(of_sweep(sweep)).assign(sweep=sweep)
 
 
 def whole_trainings(sweep: str, dataset: str, epochs: int) -> list[list[float]]:
@@ -85,13 +116,17 @@ def validation_accuracies(client: MlflowClient, run_id: str) -> dict[int, float]
 
 
 def newest_runs(study: str) -> pd.DataFrame:
-    """The runs of the newest call of a study, in each experiment that has any."""
+    """The runs of the newest call of a study, in each experiment that has any, with the call's name as `sweep`."""
+    import pandas as pd
+
     runs = _search(f"tags.study = '{study}'")
-    if runs.empty or "tags.sweep" not in runs:
-        return runs.iloc[:0]
-    runs = runs[runs["tags.sweep"].notna()]
-    newest = runs.groupby("experiment_id")["tags.sweep"].transform("last")  # Ordered by start.
-    return runs[runs["tags.sweep"] == newest]
+    prefix = f"tags.{SWEEP_TAGS}"
+    since = runs[[column for column in runs if str(column).startswith(prefix)]].astype(float).dropna(how="all")
+    found = [runs.iloc[:0].assign(sweep="")]
+    for _, calls in since.groupby(runs["experiment_id"]):
+        newest = calls.max().idxmax()
+        found.append(runs.loc[calls.index[calls[newest].notna()]].assign(sweep=newest.removeprefix(prefix)))
+    return pd.concat(found) if len(found) > 1 else found[0]
 
 
 def run(run_id: str) -> pd.DataFrame:
@@ -153,7 +188,8 @@ def _parquet(run_id: str, name: str) -> pd.DataFrame:
     import mlflow
     import pandas as pd
 
-    return pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
+    with tempfile.TemporaryDirectory() as directory:
+        return pd.read_parquet(mlflow.MlflowClient().download_artifacts(run_id, name, directory))
 
 
 @dataclass(frozen=True)
@@ -193,7 +229,7 @@ def record_report(experiment_id: str, runs: pd.DataFrame, text: str, directory: 
     known = client.search_runs([experiment_id], f"tags.{REPORT_TAG} = '{name}'", max_results=1)
     run = known[0] if known else client.create_run(experiment_id, tags={REPORT_TAG: name}, run_name=f"report on {name}")
     client.log_artifacts(run.info.run_id, str(directory))
-    client.set_tag(run.info.run_id, views.DESCRIPTION_TAG, views.shortened(text))
+    client.set_tag(run.info.run_id, views.DESCRIPTION_TAG, views.shortened(text, "report.md"))
     client.set_terminated(run.info.run_id)
 
 
@@ -219,14 +255,15 @@ def publish_views(runs: pd.DataFrame) -> list[View]:
         ways = [way for way in WAY_RULES if f"metrics.{views.way_metric(way, 'resize')}" in group]
         every = "attributes.status = 'FINISHED' and tags.head != ''"
         prepared = {ALL_KEY: ("all runs", views.comparison(every, tags, ways))}
-        key, sweep, study = ALL_KEY, common(group, "tags.sweep"), common(group, "tags.study")
+        key, sweep, study = ALL_KEY, common(group, "sweep"), common(group, "tags.study")
         if sweep is not None:
             key, name = (STUDY_KEY + study, study) if study else (SWEEP_KEY, "latest sweep")
-            of_sweep = f"tags.sweep = '{sweep}'"
             has_arms = "params.arm" in group and (group["params.arm"] != "None").all()
-            averaged = ("arm",) if has_arms else ("head", *varied_params(group))
-            prepared[key] = (f"{name}: heads compared", views.comparison(of_sweep, tags, ways))
-            prepared[key + MEAN] = (f"{name}: mean over seeds", views.comparison(of_sweep, tags, ways, averaged))
+            one_head = (group.groupby(arm_or_head(group))["tags.head"].nunique() == 1).all()
+            names = ["arm"] if has_arms and one_head else ["arm", "head"] if has_arms else ["head"]
+            averaged = (*names, *varied_params(group))
+            prepared[key] = (f"{name}: heads compared", views.comparison(of_sweep(sweep), tags, ways))
+            prepared[key + MEAN] = (f"{name}: mean over seeds", views.comparison(of_sweep(sweep), tags, ways, averaged))
         for of_key, (title, state) in prepared.items():
             client.set_experiment_tag(experiment_id, *views.view_tag(of_key, title, state))
         first_views.append(View(experiment_id, experiment.name, key, prepared[key][0]))
@@ -264,14 +301,18 @@ def arm_or_head(runs: pd.DataFrame) -> pd.Series:
     return runs["params.arm"].where(runs["params.arm"] != "None", heads) if "params.arm" in runs else heads
 
 
+def settings(runs: pd.DataFrame) -> list[str]:
+    """Names of the params that can change a run's result, other than the seed."""
+    names = [str(column).removeprefix("params.") for column in runs if str(column).startswith("params.")]
+    return [name for name in names if name != "seed" and not name.startswith(INDIFFERENT)]
+
+
 def varied_params(runs: pd.DataFrame) -> list[str]:
-    """Params other than head and seed that tell runs of one head apart; settings of the head itself count."""
-    settings = [str(column) for column in runs if str(column).startswith("params.") and column not in ("params.seed",)]
-    varied = []
-    for column in settings:
-        if any(of_head[column].nunique(dropna=False) > 1 for _, of_head in runs.groupby("tags.head")):
-            varied.append(column.removeprefix("params."))
-    return varied
+    """Params other than the seed that tell runs of one arm and head apart; settings of the head itself count."""
+    alike = [of_head for _, of_head in runs.groupby([arm_or_head(runs).rename("arm"), "tags.head"])]
+    return [
+        name for name in settings(runs) if any(of_head[f"params.{name}"].nunique(dropna=False) > 1 for of_head in alike)
+    ]
 
 
 def _description(experiment_id: str, key: str, name: str, question: str | None, tags: dict[str, str]) -> str:

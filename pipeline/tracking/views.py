@@ -71,11 +71,11 @@ def artifact_link(server: str, experiment_id: str, run_id: str, path: str) -> st
     return f"{server}{slash}#/experiments/{experiment_id}/runs/{run_id}/artifacts/{path}?workflowType=machine_learning"
 
 
-def shortened(description: str) -> str:
-    """A description that MLflow does not cut: whole lines, as many as there is room for."""
+def shortened(description: str, whole: str) -> str:
+    """A description that MLflow does not cut: whole lines, as many as there is room for, and the file with the rest."""
     if len(description) <= MAX_DESCRIPTION:
         return description
-    ending = "\n\nThe rest is in report.md."
+    ending = f"\n\nThe rest is in {whole}."
     return description[: MAX_DESCRIPTION - len(ending)].rpartition("\n")[0] + ending
 
 

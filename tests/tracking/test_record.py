@@ -15,6 +15,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from pipeline.tracking import study
 from pipeline.tracking.record import RunRecord
 from pipeline.tracking.store import Tracking, experiment_id, open_store
 from tests.conftest import run_program
@@ -55,7 +56,7 @@ def test_runs_are_flat_finished_and_tagged(runs: dict[str, Run]) -> None:
         assert "mlflow.parentRunId" not in run.data.tags
         assert (run.data.tags["study"], run.data.tags["head"], run.data.tags["dataset"]) == ("heads", head, "digits")
         assert len(run.data.tags["run_key"]) == 32
-    assert len({run.data.tags["sweep"] for run in runs.values()}) == 1
+    assert len({name for run in runs.values() for name in study.sweeps(run)}) == 1
     assert len({run.data.tags["run_key"] for run in runs.values()}) == 3
     assert len({run.data.tags["mlflow.runColor"] for run in runs.values()}) == 3
 
@@ -231,3 +232,37 @@ def test_the_last_good_model_can_be_loaded(tmp_path: Path) -> None:
     path = MlflowClient().download_artifacts(run.info.run_id, "last_good.keras")
     loaded = keras.saving.load_model(path, safe_mode=True)
     assert loaded(np.full((1, 2, 3, 1), 7.0)).numpy().tolist() == [[7.0]]
+
+
+def test_a_description_that_is_too_long_says_where_the_rest_is(tmp_path: Path) -> None:
+    """MLflow would cut it after 8,000 characters: 421 lines of 19 leave no room for the note, so 420 stay."""
+    open_store(Tracking(), tmp_path)
+    experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
+    with mlflow.start_run(experiment_id=experiment) as run:
+        RunRecord(experiment, run.info.run_id, {}).page("a row of the table\n" * 500, {})
+    said = MlflowClient().get_run(run.info.run_id).data.tags["mlflow.note.content"]
+    rest = "\n\nThe rest is in size_behavior.json."
+    assert said == ("a row of the table\n" * ((8000 - len(rest)) // 19)).rstrip("\n") + rest
+    assert len(said) <= 8000
+
+
+def test_the_model_of_a_finished_run_is_registered_when_asked_for(tmp_path: Path) -> None:
+    arguments = ("pipeline.train", "training.epochs=1", "size_probe.sizes=[8]", "head=global_average_pool")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    first, *later = [
+        run_program(*arguments, *more, cwd=tmp_path)
+        for more in ((), ("tracking.register_as=gap",), ("tracking.register_as=gap",))
+    ]
+    assert [result.returncode for result in (first, *later)] == [0, 0, 0]
+    assert all("done before" in result.stdout for result in later)
+    (version,) = client.search_model_versions("name = 'gap'")
+    (run,) = client.search_runs(["1"])
+    assert version.tags["test_accuracy"] == f"{run.data.metrics['test/accuracy']:.4f}"
+    assert version.tags["run_key"] == run.data.tags["run_key"]
+
+    without = run_program(*arguments, "seed=1", "tracking.log_model=false", cwd=tmp_path)
+    assert without.returncode == 0, without.stderr
+    asked = run_program(*arguments, "seed=1", "tracking.register_as=gap", cwd=tmp_path)
+    assert asked.returncode == 2
+    assert "its model was not recorded here. Add rerun=true to train it again." in asked.stderr
+    assert "Traceback" not in asked.stderr

@@ -27,7 +27,7 @@ def test_whole_trainings_are_finished_not_pruned_and_alike(client: MlflowClient,
         ("1", [(1, 0.1), (2, 0.1), (3, 0.1)], digits, 3, "FINISHED"),
         ("1", [(1, 0.1), (2, 0.2), (1, 0.6), (2, 0.9)], digits, 2, "FINISHED"),  # Killed before its state was saved.
     ):
-        with mlflow.start_run(experiment_id=experiment, tags={"sweep": sweep, **tags}) as run:
+        with mlflow.start_run(experiment_id=experiment, tags={**dict([study.sweep_tag(sweep)]), **tags}) as run:
             mlflow.log_param("training.epochs", epochs)
             for timestamp, (step, accuracy) in enumerate(curve):
                 client.log_metric(run.info.run_id, "val/accuracy", accuracy, timestamp, step)
@@ -52,13 +52,14 @@ def client(tmp_path: Path) -> MlflowClient:
 
 def _record(
     experiment: str, sweep: str | None, head: str = "flat", of_study: str | None = "heads", **params: str
-) -> None:
-    """A finished run with the tags and params that views are made of."""
+) -> str:
+    """A finished run with the tags and params that views are made of; returns its id."""
     tags = {"head": head, "size.008px": "native", "size.016px": "refuses"}
-    tags |= {"sweep": sweep} if sweep else {}
+    tags |= dict([study.sweep_tag(sweep)]) if sweep else {}
     tags |= {"study": of_study} if of_study else {}
-    with mlflow.start_run(experiment_id=experiment, tags=tags):
+    with mlflow.start_run(experiment_id=experiment, tags=tags) as run:
         mlflow.log_params({"head": head, **params})
+    return str(run.info.run_id)
 
 
 def _state(client: MlflowClient, experiment: str, key: str) -> dict:
@@ -69,15 +70,23 @@ def test_the_newest_call_of_a_study_is_found_in_each_experiment(client: MlflowCl
     digits, fashion = (
         experiment_id(MlflowClient(), name, (tmp_path / "artifacts").as_uri()) for name in ("digits", "fashion")
     )
-    for experiment, sweep in ((digits, "1"), (fashion, "2"), (digits, "3"), (digits, "3")):
-        _record(experiment, sweep)
+    calls = ((digits, "1"), (fashion, "2"), (digits, "3"), (digits, "3"))
+    first, *_, last = [_record(experiment, sweep) for experiment, sweep in calls]
     _record(digits, "4", of_study="other")
     found = study.newest_runs("heads")
-    assert sorted(zip(found["experiment_id"], found["tags.sweep"], strict=True)) == [
+    assert sorted(zip(found["experiment_id"], found["sweep"], strict=True)) == [
         (digits, "3"),
         (digits, "3"),
         (fashion, "2"),
     ]
+    # Another call asks for runs of both that were there; they stay with those, too.
+    for run_id in (first, last):
+        client.set_tag(run_id, *study.sweep_tag("it's 5"))
+    found = study.newest_runs("heads")
+    assert set(found["run_id"][found["experiment_id"] == digits]) == {first, last}
+    assert set(found["sweep"]) == {"2", "it_s 5"}
+    assert len(study.runs_of_sweep("3")) == 2
+    assert set(study.runs_of_sweep("it's 5")["run_id"]) == {first, last}
     assert study.newest_runs("nothing").empty
     assert study.studies() == ["heads", "other"]
 
@@ -101,7 +110,7 @@ def test_views_of_studies_and_datasets_stay_apart(client: MlflowClient, tmp_path
         "?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=study-heads"
     )
     state = _state(client, digits, "study-heads")
-    assert state["searchFilter"] == "tags.sweep = '1'"
+    assert state["searchFilter"] == "tags.`sweep.1` != ''"
     assert state["groupBy"] is None
     assert state["selectedColumns"][-2:] == ["tags.`size.008px`", "tags.`size.016px`"]
     # The means are taken over what differs in nothing but its seed.
@@ -146,7 +155,7 @@ def test_a_single_run_has_a_view_and_does_not_take_a_studys_place(client: Mlflow
 def test_a_large_study_fits_into_an_experiment_tag() -> None:
     """MLflow cuts the tags of an experiment at 20,000 characters without a word."""
     state = views.comparison(
-        "tags.sweep = '2026-11-23_03-31-24-123456'", [study.size_tag(px) for px in range(60)], ["head"]
+        study.of_sweep("2026-11-23_03-31-24-123456"), [study.size_tag(px) for px in range(60)], ["head"]
     )
     _, value = views.view_tag("study-heads-mean", "heads: mean over seeds", state)
     assert len(value) < 20_000
