@@ -105,7 +105,7 @@ class Config(InOutputDir):
             "dataset.native_size=false.",
         )
         require(
-            self.training.strategy is not Strategy.multi_worker or not self.dataset.native_size,
+            self.training.strategy is Strategy.none or not self.dataset.native_size,
             "training.strategy",
             self.training.strategy.value,
             "shares every batch out, and with dataset.native_size=true a batch may hold one image",

@@ -299,8 +299,10 @@ class Data:
     test_split: ImageSplit
     seed: int
 
-    def train(self, batch_size: int, epochs: int, heights: Sequence[int] | None = None) -> tf.data.Dataset:
-        """All epochs, one after the other, as batches of uint8 (B, H, W, C) and int64 (B,).
+    def train(
+        self, batch_size: int, epochs: int, heights: Sequence[int] | None = None, done: int = 0
+    ) -> tf.data.Dataset:
+        """All epochs but those that are `done`, one after the other, as batches of uint8 (B, H, W, C) and int64 (B,).
 
         With `heights` in pixels, each batch is resized to one of them, drawn by the seed and the batch's number.
 
@@ -308,11 +310,11 @@ class Data:
         global seed, which `build_model` sets to the run's), so that every head sees the same batches. An epoch is
         `steps_per_epoch` batches.
         """
-        batches = self.train_split.epochs(self.train_indices, batch_size, epochs, self.seed)
+        batches = self.train_split.epochs(self.train_indices, batch_size, range(done, epochs), self.seed)
         if heights is None:
             return batches
         sizes = [of_shape(self.facts.image_size, height) for height in heights]
-        return _resize_each(batches, sizes, self.facts, self.seed)
+        return _resize_each(batches, sizes, self.facts, self.seed, done * self.steps_per_epoch(batch_size))
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Batches in an epoch of `train`."""
@@ -353,8 +355,11 @@ class ImageSplit(ABC):
         """The images at `indices` (ascending), as batches of uint8 (B, H, W, C) and int64 (B,), in a fixed `order`."""
 
     @abstractmethod
-    def epochs(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
-        """The images at `indices`, `epochs` times, in another order each time; batches as of `in_order`."""
+    def epochs(self, indices: np.ndarray, batch_size: int, numbers: range, seed: int) -> tf.data.Dataset:
+        """The images at `indices` in each of the epochs with these numbers, in another order each time.
+
+        Batches as of `in_order`.
+        """
 
     def order(self, indices: np.ndarray) -> np.ndarray:
         """`indices` in the order in which `in_order` brings them."""
@@ -380,14 +385,14 @@ class DecodedSplit(ImageSplit):
 
         return self._fetch(tf.data.Dataset.from_tensor_slices(indices).batch(batch_size))
 
-    def epochs(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
+    def epochs(self, indices: np.ndarray, batch_size: int, numbers: range, seed: int) -> tf.data.Dataset:
         import tensorflow as tf
 
         def epoch(number: tf.Tensor) -> tf.data.Dataset:
             order = tf.random.experimental.stateless_shuffle(indices, seed=tf.stack([seed, number]))
             return tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
 
-        return self._fetch(tf.data.Dataset.range(epochs).flat_map(epoch))
+        return self._fetch(tf.data.Dataset.range(numbers.start, numbers.stop).flat_map(epoch))
 
     def _fetch(self, batches_of_indices: tf.data.Dataset) -> tf.data.Dataset:
         return fetch(batches_of_indices, lambda at: (self.images[at], self.labels[at]), self.images.shape[1:])
@@ -409,10 +414,12 @@ class StreamedSplit(ImageSplit):
     def in_order(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
         return self._finish(self._images_at(indices).batch(batch_size), math.ceil(len(indices) / batch_size))
 
-    def epochs(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
+    def epochs(self, indices: np.ndarray, batch_size: int, numbers: range, seed: int) -> tf.data.Dataset:
         # `repeat` comes last, so that each epoch is shuffled anew and ends with its own smaller batch.
         shuffled = self._images_at(indices).shuffle(self._shuffle_buffer, seed=seed, reshuffle_each_iteration=True)
-        return self._finish(shuffled.batch(batch_size).repeat(epochs), math.ceil(len(indices) / batch_size) * epochs)
+        count = math.ceil(len(indices) / batch_size)
+        every = self._finish(shuffled.batch(batch_size).repeat(numbers.stop), count * numbers.stop)
+        return every.skip(count * numbers.start)  # What was drawn before decides the order.
 
     def _finish(self, batches: tf.data.Dataset, count: int) -> tf.data.Dataset:
         import tensorflow as tf
@@ -448,8 +455,10 @@ def fetch(
     return without_autotune(batches_of_indices.map(fetch_batch).prefetch(PREFETCH_BATCHES))
 
 
-def _resize_each(batches: tf.data.Dataset, sizes: Sequence[Size], facts: DatasetFacts, seed: int) -> tf.data.Dataset:
-    """Batches of images, each resized to one of `sizes` that the seed draws."""
+def _resize_each(
+    batches: tf.data.Dataset, sizes: Sequence[Size], facts: DatasetFacts, seed: int, first: int
+) -> tf.data.Dataset:
+    """Batches of images from number `first` on, each resized to one of `sizes` that seed and number draw."""
     import tensorflow as tf
 
     def resized(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -460,7 +469,7 @@ def _resize_each(batches: tf.data.Dataset, sizes: Sequence[Size], facts: Dataset
         images = tf.cond(is_native, lambda: images, lambda: resize(images, size))
         return tf.ensure_shape(images, (None, None, None, facts.channels)), labels
 
-    chosen = batches.enumerate().map(resized, num_parallel_calls=os.cpu_count(), deterministic=True)
+    chosen = batches.enumerate(first).map(resized, num_parallel_calls=os.cpu_count(), deterministic=True)
     return without_autotune(chosen.prefetch(PREFETCH_BATCHES))
 
 

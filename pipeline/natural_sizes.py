@@ -73,7 +73,7 @@ class NaturalSplit(ImageSplit):
         batches = tf.RaggedTensor.from_row_lengths(self.order(indices), np.array(lengths, np.int64))
         return self._fetch(tf.data.Dataset.from_tensor_slices(batches))
 
-    def epochs(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
+    def epochs(self, indices: np.ndarray, batch_size: int, numbers: range, seed: int) -> tf.data.Dataset:
         import tensorflow as tf
 
         size_of = tf.constant(self._size_of)
@@ -92,7 +92,7 @@ class NaturalSplit(ImageSplit):
             whole_epoch = batches.ragged_batch(len(indices))
             return whole_epoch.map(lambda rows: tf.gather(rows, shuffled(tf.range(rows.nrows())))).unbatch()
 
-        return self._fetch(tf.data.Dataset.range(epochs).flat_map(epoch))
+        return self._fetch(tf.data.Dataset.range(numbers.start, numbers.stop).flat_map(epoch))
 
     def _fetch(self, batches_of_indices: tf.data.Dataset) -> tf.data.Dataset:
         def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

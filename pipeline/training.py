@@ -270,8 +270,7 @@ def fit(
     if done < training.epochs and not pruner.reason():
         try:
             model.fit(
-                # The order of an epoch is a function of its number, so those before are passed over.
-                data.train(training.batch_size, training.epochs, training.sizes).skip(done * steps),
+                data.train(training.batch_size, training.epochs, training.sizes, done),
                 initial_epoch=done,
                 epochs=training.epochs,
                 steps_per_epoch=steps,

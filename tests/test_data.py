@@ -284,6 +284,23 @@ def test_each_batch_has_one_size_drawn_by_the_seed(tmp_path: Path) -> None:
     assert again == sizes != other
 
 
+@pytest.mark.parametrize("heights", [None, [6, 8, 12]])
+@pytest.mark.parametrize("cache", [Cache.memory, Cache.none])
+def test_what_is_left_of_a_training_comes_as_if_it_had_not_stopped(
+    cache: Cache, heights: list[int] | None, tmp_path: Path
+) -> None:
+    data = _load(tmp_path, cache=cache)
+    batches = []
+    for done in (0, 2):
+        keras.utils.set_random_seed(0)  # As `build_model` does.
+        batches.append(list(data.train(32, 3, heights, done).as_numpy_iterator()))
+    whole, left = batches
+    assert (len(whole), len(left)) == (3 * 41, 41)
+    for (images, labels), (same_images, same_labels) in zip(whole[2 * 41 :], left, strict=True):
+        assert np.array_equal(images, same_images)
+        assert np.array_equal(labels, same_labels)
+
+
 def test_drawn_sizes_keep_the_shape_of_the_images(tmp_path: Path) -> None:
     data = _load(tmp_path, image_size=[10, 20])
     images, _ = next(data.train(8, 1, [5]).as_numpy_iterator())

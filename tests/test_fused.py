@@ -123,7 +123,7 @@ def _trained(optimizer: keras.optimizers.Optimizer) -> tuple[list[np.ndarray], l
         ({"loss_scale_factor": 16.0}, True),
         ({"amsgrad": True}, False),
     ],
-    ids=str,
+    ids=["default", "moments", "schedule", "scaled loss", "amsgrad"],  # The schedule's text differs in each process.
 )
 def test_adam_steps_as_keras_does(settings: dict[str, Any], is_fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = _trained(keras.optimizers.Adam(**settings))

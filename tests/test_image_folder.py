@@ -291,6 +291,8 @@ def test_the_order_of_natural_sizes_is_a_function_of_seed_and_epoch(folder: Path
     tf.random.set_seed(99)  # Takes no part.
     assert _order(_load(folder, native_size=True), epochs=3, batch_size=4) == first
     assert _order(data, epochs=1, batch_size=4) == first[:steps]
+    left = data.train(4, epochs=3, done=2).as_numpy_iterator()  # Of a training that was interrupted.
+    assert [[image.tobytes() for image in images] for images, _ in left] == first[2 * steps :]
     assert _order(_load(folder, seed=1, native_size=True), epochs=1, batch_size=4) != first[:steps]
     assert first[:steps] != first[steps : 2 * steps] != first[2 * steps :]
     # 14 = 4 + 4 + 4 + 2: the smaller batches come anywhere, not in the end.
