@@ -20,6 +20,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from pipeline.tracking import study
 from tests.conftest import run_program, start_program
 from tests.servers import TRACKING_SERVER, Proxy, free_port, running, start, stop
 
@@ -217,3 +218,25 @@ def test_a_run_whose_machine_fell_silent_is_taken_over(tmp_path: Path) -> None:
         runs = _runs(uri)
         assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
         assert runs[0].data.tags["failure"] == "no heartbeat for 60 s"
+
+
+def test_sync_compares_all_runs_of_a_sweep_and_not_those_alone_that_it_brings(tmp_path: Path) -> None:
+    sweep = (
+        "pipeline.train",
+        "--multirun",
+        "head=flatten_dense,global_average_pool",
+        "training.epochs=1",
+        "size_probe.sizes=[8]",
+    )
+    with running(*TRACKING_SERVER, cwd=tmp_path) as uri:
+        there = run_program(*sweep, "seed=0", "tracking=server", f"tracking.uri={uri}", cwd=tmp_path)
+        assert there.returncode == 0, there.stderr
+        here = run_program(*sweep, "seed=0,1", cwd=tmp_path)
+        assert (here.returncode, here.stdout.count("done before")) == (0, 2), here.stderr
+        brought = run_program("pipeline.sync", f"tracking.uri={uri}", cwd=tmp_path)
+        assert brought.returncode == 0, brought.stderr
+        assert f"2 of 2 runs copied to {uri}; it had 2" in brought.stdout
+        assert "no seed in common" not in brought.stdout
+        sweeps = [study.sweeps(run) for run in MlflowClient(uri).search_runs(["1"], "tags.head != ''")]
+        assert sorted(map(len, sweeps)) == [1, 1, 2, 2]
+        assert len(set.intersection(*map(set, sweeps))) == 1

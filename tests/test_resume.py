@@ -17,6 +17,8 @@ from mlflow.entities import Run
 from pipeline.tracking import study
 from tests.conftest import run_program, start_program
 
+HEADS = ("flatten_dense", "average_pool", "global_average_pool")
+
 EPOCH = "  accuracy: train"
 """In the line that tells of a finished epoch."""
 EXACT = ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "test/accuracy", "test/loss", "train/kept_epoch")
@@ -115,6 +117,19 @@ def test_two_processes_share_one_run(tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
     assert sum("waiting for it to end" in output for output in outputs) == 1
     assert sum("done before, as run" in output for output in outputs) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_and_both_compare_all_of_it(tmp_path: Path) -> None:
+    arguments = ["study=heads", "seed=0", "training.epochs=1", "size_probe.ways=[]"]
+    both = [start_program("pipeline.train", *arguments, cwd=tmp_path, stderr=subprocess.STDOUT) for _ in range(2)]
+    outputs = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    runs = _runs(tmp_path)
+    assert len(runs) == 3
+    assert {len(study.sweeps(run)) for run in runs} == {2}
+    for output in outputs:
+        assert [output.count(f"│ {head} ") > 0 for head in HEADS] == [True] * 3
 
 
 @pytest.mark.slow
