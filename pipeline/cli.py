@@ -86,6 +86,10 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                     if WritingTo.sweep_dir is None or "No trials are completed yet" not in str(error):
                         raise
                     tell_failures(WritingTo.sweep_dir, 0)
+                    if not _failed_at_end:
+                        end(
+                            "No run has a validation accuracy for a search to go by. Use dataset.validation_fraction=0.1."
+                        )
                 if failure is not None:
                     raise failure
                 if _failed_at_end:

@@ -50,6 +50,11 @@ def test_a_trial_that_fails_ends_no_search(tmp_path: Path) -> None:
     assert [run.data.params["training.learning_rate"] for run in runs] == ["0.001"] * (4 - int(failed))
     assert 0 < len(runs) < 4
 
+    blind = ["dataset.validation_fraction=0", "training.prune=false", "training.keep_weights=last"]
+    none = run_program("pipeline.train", *arguments, *blind, "hydra.sweeper.n_trials=1", cwd=tmp_path, timeout=900)
+    assert none.returncode == 2, none.stderr
+    assert "Error: No run has a validation accuracy for a search to go by." in none.stderr
+    assert "Traceback" not in none.stderr
     none = run_program("pipeline.train", *arguments, "training.batch_size=0", "hydra.sweeper.n_trials=2", cwd=tmp_path)
     assert none.returncode == 2, none.stderr
     assert none.stderr.count("training.batch_size=0: must be at least 1") == 1

@@ -258,10 +258,7 @@ def publish_views(runs: pd.DataFrame) -> list[View]:
         key, sweep, study = ALL_KEY, common(group, "sweep"), common(group, "tags.study")
         if sweep is not None:
             key, name = (STUDY_KEY + study, study) if study else (SWEEP_KEY, "latest sweep")
-            has_arms = "params.arm" in group and (group["params.arm"] != "None").all()
-            one_head = (group.groupby(arm_or_head(group))["tags.head"].nunique() == 1).all()
-            names = ["arm"] if has_arms and one_head else ["arm", "head"] if has_arms else ["head"]
-            averaged = (*names, *varied_params(group))
+            averaged = (*_arm_params(group), *varied_params(group))
             prepared[key] = (f"{name}: heads compared", views.comparison(of_sweep(sweep), tags, ways))
             prepared[key + MEAN] = (f"{name}: mean over seeds", views.comparison(of_sweep(sweep), tags, ways, averaged))
         for of_key, (title, state) in prepared.items():
@@ -299,6 +296,13 @@ def arm_or_head(runs: pd.DataFrame) -> pd.Series:
     """The name of each run's arm, or of its head where the study has no arms."""
     heads = runs["tags.head"]
     return runs["params.arm"].where(runs["params.arm"] != "None", heads) if "params.arm" in runs else heads
+
+
+def _arm_params(runs: pd.DataFrame) -> list[str]:
+    """Which of the params arm and head it takes to tell the arms of a study apart."""
+    named = runs["params.arm"] != "None" if "params.arm" in runs else runs["tags.head"].isna()
+    several = runs.groupby(arm_or_head(runs))["tags.head"].nunique().max() > 1
+    return ["arm"] * bool(named.any()) + ["head"] * bool(several or not named.all())
 
 
 def settings(runs: pd.DataFrame) -> list[str]:

@@ -127,6 +127,29 @@ def test_views_of_studies_and_datasets_stay_apart(client: MlflowClient, tmp_path
     assert client.get_experiment(fashion).tags[views.DESCRIPTION_TAG].startswith("**Which head?** [heads: heads")
 
 
+@pytest.mark.parametrize(
+    ("arms", "heads", "told_by"),
+    [
+        (None, ["flat", "pool"], ["head"]),
+        (["None", "None"], ["flat", "pool"], ["head"]),
+        (["short", "long"], ["flat", "pool"], ["arm"]),
+        (["short", "long"], ["flat", "flat"], ["arm"]),
+        (["long", "long"], ["flat", "pool"], ["arm", "head"]),
+        (["None", "long"], ["flat", "flat"], ["arm", "head"]),
+    ],
+    ids=str,
+)
+def test_means_are_over_runs_of_one_arm_and_head(
+    arms: list[str] | None, heads: list[str], told_by: list[str], client: MlflowClient, tmp_path: Path
+) -> None:
+    experiment = experiment_id(client, "digits", (tmp_path / "artifacts").as_uri())
+    for number, head in enumerate(heads):
+        _record(experiment, "1", head, **({"arm": arms[number]} if arms else {}))
+    study.publish_views(study.runs_of_sweep("1"))
+    grouped = _state(client, experiment, "study-heads-mean")["groupBy"]["groupByKeys"]
+    assert [key["groupByData"] for key in grouped] == told_by
+
+
 def test_what_a_user_writes_below_the_line_of_a_description_stays(client: MlflowClient, tmp_path: Path) -> None:
     digits = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
     _record(digits, "1")
