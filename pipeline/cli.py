@@ -88,7 +88,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                     tell_failures(WritingTo.sweep_dir, 0)
                     if not _failed_at_end:
                         end(
-                            "No run has a validation accuracy for a search to go by. Use dataset.validation_fraction=0.1."
+                            "No run has a validation accuracy for a search to go by. Use "
+                            "dataset.validation_fraction=0.1."
                         )
                 if failure is not None:
                     raise failure
