@@ -39,6 +39,9 @@ log = logging.getLogger("pipeline")
 DECODE_BATCH = 1024
 """Images decoded at a time while a cache is filled."""
 PREFETCH_BATCHES = 4
+SMALL_SPLIT = 16 * 2**20
+"""Bytes of images up to which TensorFlow holds a copy of a split. It picks batches without Python: the training on the
+embedded digits, of tiny steps, is 1.05 times as fast."""
 NATURAL = "natural, about "
 """Before the reference size, where images keep their natural sizes."""
 
@@ -395,7 +398,14 @@ class DecodedSplit(ImageSplit):
         return self._fetch(tf.data.Dataset.range(numbers.start, numbers.stop).flat_map(epoch))
 
     def _fetch(self, batches_of_indices: tf.data.Dataset) -> tf.data.Dataset:
-        return fetch(batches_of_indices, lambda at: (self.images[at], self.labels[at]), self.images.shape[1:])
+        import tensorflow as tf
+
+        if self.images.nbytes > SMALL_SPLIT:
+            return fetch(batches_of_indices, lambda at: (self.images[at], self.labels[at]), self.images.shape[1:])
+        with tf.device("CPU"):
+            images, labels = tf.constant(self.images), tf.constant(self.labels)
+        picked = batches_of_indices.map(lambda at: (tf.gather(images, at), tf.gather(labels, at)))
+        return without_autotune(picked.prefetch(PREFETCH_BATCHES))
 
 
 class StreamedSplit(ImageSplit):

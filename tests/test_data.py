@@ -57,6 +57,21 @@ def test_every_epoch_sees_every_training_image_once_in_another_order(tmp_path: P
     assert not np.array_equal(first, second)
 
 
+def test_small_and_large_splits_bring_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # digits' 1,437 training images of 64 bytes are 91,968 bytes.
+    read: list[list[tuple[np.ndarray, np.ndarray]]] = []
+    for small_split in (91_968, 91_967):
+        monkeypatch.setattr(data_module, "SMALL_SPLIT", small_split)
+        data = _load(tmp_path)
+        read.append([*data.train(32, 2).as_numpy_iterator(), *data.validation(32).as_numpy_iterator()])
+    # 2 · ceil(1,293 / 32) + ceil(144 / 32)
+    assert len(read[0]) == len(read[1]) == 2 * 41 + 5
+    for (images, labels), (same_images, same_labels) in zip(*read, strict=True):
+        assert np.array_equal(images, same_images)
+        assert np.array_equal(labels, same_labels)
+        assert images.dtype == same_images.dtype == np.uint8
+
+
 @pytest.mark.parametrize("cache", list(Cache))
 def test_the_order_is_a_function_of_the_seed(tmp_path: Path, cache: Cache) -> None:
     # Without validation images, so that all seeds train on the same ones.
