@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -128,10 +129,11 @@ def _refuse_passwords() -> None:
 
 
 class WritingTo(Callback):
-    """Learns from Hydra, before Hydra itself writes anything, where the program writes to."""
+    """Learns from Hydra, before Hydra itself writes anything, where the program writes to, and what it sweeps over."""
 
     output_dir = "."
     sweep_dir: Path | None = None
+    sweeps_over: frozenset[str] = frozenset()
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         type(self).output_dir = config.output_dir
@@ -139,6 +141,9 @@ class WritingTo(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.on_run_start(config)
         type(self).sweep_dir = Path(config.hydra.sweep.dir)
+        of_study = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+        overrides = OverridesParser.create().parse_overrides([*of_study, *config.hydra.overrides.task])
+        type(self).sweeps_over = frozenset(each.key_or_group for each in overrides if each.is_sweep_override())
 
 
 def _end_with_full_disk(error: Exception) -> NoReturn:
@@ -262,6 +267,12 @@ def sweep_name() -> str | None:
 def sweep_name_of(sweep_dir: str) -> str:
     """Name of the sweep that writes into a directory."""
     return Path(sweep_dir).name
+
+
+def image_sizes_vary() -> bool:
+    """Whether the runs of this process, a sweep, may differ in how many pixels they compute in a step."""
+    sized = re.compile(r"dataset(\..*)?|training(\.(batch_size|sizes))?|arm")
+    return any(map(sized.fullmatch, WritingTo.sweeps_over))
 
 
 def console() -> Console:

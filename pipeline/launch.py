@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError, first_line, require_at_least
+
+log = logging.getLogger("pipeline")
 
 EXTRAS = {
     "hydra/launcher/ray": ("launch=ray", "hydra-ray-launcher", "ray"),
@@ -28,7 +31,8 @@ class Launch:
 
     Attributes:
         workers: Runs at the same time; null for as many as the cores of a Ray cluster allow.
-        threads: TensorFlow's threads in each of them; null for as many as TensorFlow takes, which is one a core.
+        threads: TensorFlow's threads in each of them. null for as many as TensorFlow takes, which is one a core, or,
+            where the images of every step are as tiny as 32 of 16×16 px, for one to compute an operation.
     """
 
     workers: int | None = 1
@@ -40,13 +44,23 @@ class Launch:
         if self.threads is not None:
             require_at_least(1, "launch.threads", self.threads, 1)
 
-    def limit_threads(self) -> None:
-        """Holds TensorFlow to `threads`, if it has not computed anything yet in this process."""
+    def limit_threads(self, one_is_fastest: bool) -> None:
+        """Holds TensorFlow to `threads`, or to one for each operation where nothing is asked for and one is fastest.
+
+        Once TensorFlow has computed in this process, its threads stay as they are.
+        """
         import tensorflow as tf
 
-        if self.threads is not None:
-            tf.config.threading.set_intra_op_parallelism_threads(self.threads)
-            tf.config.threading.set_inter_op_parallelism_threads(self.threads)
+        asked = self.threads or (1 if one_is_fastest else None)
+        if asked is None:
+            return
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(asked)
+            if self.threads is not None:
+                tf.config.threading.set_inter_op_parallelism_threads(asked)
+        except RuntimeError:  # It has computed.
+            if self.threads is not None:
+                log.warning("launch.threads=%d comes too late: this process has begun with others", self.threads)
 
 
 def cores() -> int:

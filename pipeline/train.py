@@ -37,9 +37,9 @@ def train(config: Config, composed: str, sweep: str | None = None, command: str 
     from pipeline.training import fit
 
     dataset, backbone, head, probe = config.dataset, config.backbone, config.head, config.size_probe
-    config.launch.limit_threads()
-    strategy = config.training.prepare_devices()
     facts = dataset.describe()
+    config.launch.limit_threads(config.training.wants_one_thread(facts) and not cli.image_sizes_vary())
+    strategy = config.training.prepare_devices()
     planned = plan_sizes(backbone, head, probe, facts)
     check_training_sizes(backbone, head, config.training.sizes or [], facts)
     store.open_store(config.tracking.recorded, config.output_path)

@@ -26,6 +26,8 @@ log = logging.getLogger("pipeline")
 
 PIXELS_AT_ONCE = 128 * 28 * 28
 """At most in the images of steps that are executed at once. Starting a step of so many takes no time to speak of."""
+PIXELS_OF_ONE_THREAD = 128 * 8 * 8
+"""At most in the images of a step that one thread computes faster than several, which wait for each other."""
 
 
 class Optimizer(Enum):
@@ -181,9 +183,17 @@ class Training:
             return self.steps_per_execution
         if self.strategy is not Strategy.none or facts.natural:
             return 1
-        heights = self.sizes or [facts.image_size[0]]
-        pixels = self.batch_size * max(math.prod(of_shape(facts.image_size, height)) for height in heights)
+        pixels = self._pixels_of_step(facts)
         return max(count for count in divisors if count == 1 or count * pixels <= PIXELS_AT_ONCE)
+
+    def wants_one_thread(self, facts: DatasetFacts) -> bool:
+        """Whether the images of a dataset are so small that a step is computed fastest by one thread."""
+        return not facts.natural and self._pixels_of_step(facts) <= PIXELS_OF_ONE_THREAD
+
+    def _pixels_of_step(self, facts: DatasetFacts) -> int:
+        """Pixels in the images of a step, at the largest size that is trained at."""
+        heights = self.sizes or [facts.image_size[0]]
+        return self.batch_size * max(math.prod(of_shape(facts.image_size, height)) for height in heights)
 
     def build_optimizer(self, steps: int) -> keras.optimizers.Optimizer:
         """The optimizer for a training of so many steps."""

@@ -15,6 +15,7 @@ import pytest
 from hydra.errors import MissingConfigException
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from omegaconf import OmegaConf
 
 from pipeline import cli
 from pipeline.launch import EXTRAS, Launch, cores
@@ -72,21 +73,54 @@ def test_a_mistake_that_a_worker_finds_gets_one_message(override: str, beginning
     assert [line for line in result.stderr.splitlines() if line][-1].startswith(f"Error: {beginning}")
 
 
-def _threads_of_a_worker() -> list[int]:
+def _threads_of_a_worker(first: Launch, second: Launch, tiny: bool) -> list[int]:
+    """Threads within an operation and for several of them, after two runs in one process."""
     import tensorflow as tf
 
     cli.import_tensorflow()
     read = (tf.config.threading.get_intra_op_parallelism_threads, tf.config.threading.get_inter_op_parallelism_threads)
-    Launch(threads=3).limit_threads()
+    first.limit_threads(tiny)
     tf.constant(1) + 1  # TensorFlow starts.
-    Launch(threads=3).limit_threads()  # The worker's next run.
+    second.limit_threads(tiny)
     return [get() for get in read]
 
 
 @pytest.mark.slow
-def test_tensorflow_is_held_to_the_threads_also_in_a_worker_that_has_run_before() -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "tiny", "threads"),
+    [
+        (Launch(threads=3), Launch(threads=3), False, [3, 3]),
+        (Launch(threads=3), Launch(threads=2), True, [3, 3]),  # With a warning.
+        (Launch(), Launch(), True, [1, 0]),  # 0: as many as TensorFlow takes.
+        (Launch(), Launch(), False, [0, 0]),
+    ],
+)
+def test_tensorflow_is_held_to_the_threads_also_in_a_worker_that_has_run_before(
+    first: Launch, second: Launch, tiny: bool, threads: list[int]
+) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(_threads_of_a_worker) == [3, 3]
+        assert pool.apply(_threads_of_a_worker, (first, second, tiny)) == threads
+
+
+@pytest.mark.parametrize(
+    ("typed_in", "of_study", "vary"),
+    [
+        ([], {"seed": "0,1", "head": "average_pool,global_average_pool"}, False),
+        (["dataset=digits", "training.learning_rate=0.1,0.2"], {"seed": "0,1"}, False),
+        (["dataset=digits,fashion_mnist"], {}, True),
+        ([], {"dataset.image_size": "[8,8],[16,16]"}, True),
+        (["training.batch_size=choice(16,32)"], {"seed": "range(3)"}, True),
+        (["arm=a,b"], {}, True),
+    ],
+)
+def test_a_sweep_over_image_sizes_is_known_to_be_one(
+    typed_in: list[str], of_study: dict[str, str], vary: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("output_dir", "sweep_dir", "sweeps_over"):
+        monkeypatch.setattr(cli.WritingTo, name, getattr(cli.WritingTo, name))
+    hydra = {"sweep": {"dir": "s"}, "sweeper": {"params": of_study}, "overrides": {"task": typed_in}}
+    cli.WritingTo().on_multirun_start(OmegaConf.create({"output_dir": "o", "hydra": hydra}))
+    assert cli.image_sizes_vary() is vary
 
 
 @pytest.mark.slow

@@ -127,6 +127,12 @@ def test_steps_of_small_images_are_executed_at_once() -> None:
     assert Training(batch_size=32, strategy=Strategy.mirrored).steps_at_once(41, facts(8)) == 1
     assert Training(batch_size=32).steps_at_once(41, facts(8, natural=True)) == 1  # Nobody knows how large they are.
     assert Training(steps_per_execution=211).steps_at_once(422, facts(28)) == 211
+    # One thread for at most 8,192 pixels in a step: 128 images of 8×8 px, 32 of 16×16 px.
+    assert Training(batch_size=128).wants_one_thread(facts(8))
+    assert not Training(batch_size=129).wants_one_thread(facts(8))
+    assert Training(batch_size=32, sizes=[8, 16]).wants_one_thread(facts(8))
+    assert not Training(batch_size=32, sizes=[8, 17]).wants_one_thread(facts(8))
+    assert not Training(batch_size=1).wants_one_thread(facts(8, natural=True))
     message = r"training.steps_per_execution=20: must divide the 41 steps of an epoch. Use one of 1, 41, or null."
     with pytest.raises(ConfigError, match=message):
         Training(steps_per_execution=20).steps_at_once(41, facts(8))
