@@ -1,1 +1,0 @@
-"""Compare what can replace the Dense layers after a fully convolutional network."""

@@ -2,111 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from contextlib import suppress
-from pathlib import Path
-
 from omegaconf import DictConfig
 
-from pipeline import cli
-from pipeline.config import Dashboard, to_typed
-from pipeline.errors import ConfigError, UserError
-from pipeline.tracking import store
-from pipeline.tracking.study import prepared_views
-
-START_SECONDS = 120
-"""After so long without an answer, the server is given up."""
-STOP_SECONDS = 10
+from pipeline.cli.command import command
+from pipeline.config import DashboardConfig, to_typed
 
 
-def serve(config: Dashboard) -> None:
-    """Serves until Ctrl-C or SIGTERM.
-
-    Raises:
-        ConfigError: There are no results in `output_dir`, or the port is taken.
-        UserError: The server ends by itself, or does not answer.
-    """
-    tracking = store.Tracking()
-    store.open_store(tracking, config.output_path, create=False)
-    _check_free(config.port)
-    log = config.output_path / "dashboard.log"
-    server = start_server(store.store_uri(tracking, config.output_path), config.port, log)
-    try:
-        address = store.server_address(tracking, config.port)
-        _wait_until_it_answers(server, address, log)
-        for view in prepared_views():
-            print(f"{view.experiment}, {view.name}\n  {view.link(address)}")
-        print(f"The dashboard is at {address}; Ctrl-C stops it.", flush=True)
-        server.wait()
-        raise UserError(f"The MLflow server has ended by itself, code {server.returncode}. {log} says why.")
-    except KeyboardInterrupt:
-        print("\nStopped.")
-    finally:
-        stop_server(server)
-
-
-def start_server(store_uri: str, port: int, log: Path) -> subprocess.Popen[bytes]:
-    """Starts a light `mlflow server`: one worker, no job runner; with both, it has 15 processes and needs 3 GB.
-
-    Args:
-        store_uri: Of the store to serve.
-        port: On 127.0.0.1.
-        log: File for what the server writes.
-    """
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            [*command, "--backend-store-uri", store_uri],
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in a terminal goes to us alone; we stop the server and its children.
-        )
-
-
-def stop_server(server: subprocess.Popen[bytes]) -> None:
-    """Ends a server of `start_server` with all of its processes."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(STOP_SECONDS)
-            return
-
-
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ConfigError(
-                "port", port, f"cannot be used: {error.strerror}", f"Use another, for example port={port + 1}."
-            ) from None
-
-
-def _wait_until_it_answers(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=10):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    raise UserError(f"{address}: the MLflow server does not answer. {log} says why.")
-
-
-@cli.command("dashboard")
+@command("dashboard")
 def main(composed: DictConfig) -> None:
     """Composes, checks and serves."""
-    serve(to_typed(composed, Dashboard))
+    config = to_typed(composed, DashboardConfig)
+    from pipeline.tracking.server.serve import serve
+
+    serve(config.output_path, config.port)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from omegaconf import DictConfig
 from rich.table import Table
 
-from pipeline import cli
+from pipeline.cli.command import command
+from pipeline.cli.terminal import console, import_tensorflow
+from pipeline.common.size import size_text
 from pipeline.config import Config, to_typed
-from pipeline.data import DatasetFacts
-from pipeline.heads import size_text
-from pipeline.size_probe import PlannedSize
+
+if TYPE_CHECKING:
+    from pipeline.data.facts import DatasetFacts
+    from pipeline.other_sizes.plan import PlannedSize
 
 
-def plan_table(config: Config, facts: DatasetFacts, planned: list[PlannedSize]) -> Table:
+def plan_table(config: Config, facts: DatasetFacts, planned: Sequence[PlannedSize]) -> Table:
     """The plan as a table, a row for each image size."""
-    trained = f"trained on {facts.name} at {facts.trained_at} px"
+    trained = f"trained on {facts.name} at {facts.trained_size} px"
     table = Table(title=f"{config.head.name} on {config.backbone.name}, {trained}")
     for heading in ("image / px", "feature map", "head sees", "verdict", "seen", "parameters*", "why"):
         table.add_column(heading, justify="right" if heading in ("seen", "parameters*") else "left")
@@ -32,16 +38,18 @@ def plan_table(config: Config, facts: DatasetFacts, planned: list[PlannedSize]) 
     return table
 
 
-@cli.command("plan")
+@command("plan")
 def main(composed: DictConfig) -> None:
     """Composes, checks and prints one plan."""
     config = to_typed(composed, Config)
-    cli.import_tensorflow()
-    from pipeline.size_probe import check_training_sizes, plan_sizes
+    import_tensorflow()
+    from pipeline.data.source import describe
+    from pipeline.other_sizes.plan import SizePlan
 
-    facts = config.dataset.describe()
-    check_training_sizes(config.backbone, config.head, config.training.sizes or [], facts)
-    cli.console().print(plan_table(config, facts, plan_sizes(config.backbone, config.head, config.size_probe, facts)))
+    facts = describe(config.dataset)
+    plan = SizePlan(config.backbone, config.head, facts)
+    plan.check_training(config.training.sizes)
+    console().print(plan_table(config, facts, plan.sizes(config.size_probe)))
 
 
 if __name__ == "__main__":

@@ -15,22 +15,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from pipeline import config as schema
-from pipeline.config import Config
+from pipeline.config import CONFIG_DIR, Config, register, to_typed
 
 ROOT = Path(__file__).parents[1]
 
 
 def composed(*overrides: str, command: str = "train") -> DictConfig:
     """What Hydra composes for a command line."""
-    schema.register()
-    with initialize_config_dir(str(schema.CONFIG_DIR), version_base="1.3"):
+    register()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose(command, overrides=list(overrides))
 
 
 def typed(*overrides: str) -> Config:
     """The typed configuration for a command line."""
-    return schema.to_typed(composed(*overrides), Config)
+    return to_typed(composed(*overrides), Config)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

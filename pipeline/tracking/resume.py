@@ -8,25 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline import storage
-from pipeline.errors import UserError
-from pipeline.tracking import store
-from pipeline.tracking.study import sweep_tag, validation_accuracies
+import mlflow
+import pandas as pd
+from filelock import FileLock, Timeout
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-    from pipeline.config import Config
-    from pipeline.data import DatasetFacts
+from pipeline.common.errors import UserError
+from pipeline.common.files import remove_leftovers
+from pipeline.common.names import Metric, Param, Tag
+from pipeline.tracking.identity import RunIdentity
+from pipeline.tracking.queries import membership, validation_accuracies
+from pipeline.tracking.store import experiment_for
 
 log = logging.getLogger("pipeline")
 
-FAILURE_TAG = "failure"
-"""Of a run that did not finish: why."""
 FOLDER = "unfinished"
 """In `output_dir`: states of trainings that have not ended yet, and locks on them."""
 
@@ -50,18 +47,16 @@ def state_file(output_path: Path, key: str) -> Path:
 
 
 @contextmanager
-def claim(output_path: Path, key: str) -> Iterator[Path]:
+def exclusive(output_path: Path, key: str) -> Iterator[Path]:
     """Keeps a run to one process at a time; others with the same `output_dir` wait.
 
     Args:
         output_path: The `output_dir`.
-        key: See `record.run_key`.
+        key: See `identity.run_key`.
 
     Yields:
         The `state_file`, which is gone when the block has ended without an error.
     """
-    from filelock import FileLock, Timeout
-
     state = state_file(output_path, key)
     lock_file = state.with_suffix(".lock")
     lock_file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,43 +72,39 @@ def claim(output_path: Path, key: str) -> Iterator[Path]:
             f"output_dir={output_path}: {lock_file} cannot be locked: {error}. Use a directory that can be written to."
         ) from error
     with lock:
-        storage.remove_leftovers(state)
+        remove_leftovers(state)
         yield state
         state.unlink(missing_ok=True)
         # Whoever waits for it will find that the run is finished.
         lock_file.unlink(missing_ok=True)
 
 
-def finished_run(config: Config, facts: DatasetFacts, key: str, sweep: str | None) -> Trained | None:
+def finished_run(identity: RunIdentity) -> Trained | None:
     """A run that has done the same before, if `rerun` does not ask for another; it now belongs to this sweep, too."""
-    if config.rerun:
+    if identity.rerun:
         return None
-    import mlflow
-
     client = mlflow.MlflowClient()
-    found = runs(client, experiment(config, facts), config, key, "= 'FINISHED'")
-    return adopted(client, found[0], sweep) if found else None
+    found = same_runs(client, recorded_experiment(identity), identity, "= 'FINISHED'")
+    return adopted(client, found[0], identity.sweep) if found else None
 
 
 def adopted(client: MlflowClient, run: Run, sweep: str | None) -> Trained:
     """A finished run, which now belongs to a sweep, too, if there is one."""
     if sweep is not None:
-        client.set_tag(run.info.run_id, *sweep_tag(sweep))
-    kept = run.data.metrics.get("train/kept_epoch", 0)
+        client.set_tag(run.info.run_id, *membership(sweep))
+    kept = run.data.metrics.get(Metric.KEPT_EPOCH, 0)
     accuracies = validation_accuracies(client, run.info.run_id)
     return Trained(run.info.run_id, accuracies.get(int(kept), math.nan))
 
 
-def unfinished_run(config: Config, facts: DatasetFacts, key: str) -> Run | None:
+def unfinished_run(identity: RunIdentity) -> Run | None:
     """MLflow's run of the same that was interrupted or failed; None if there is none, or `rerun` asks for another.
 
-    Only for who holds the claim: with it, a run that MLflow takes for running is one whose process is gone.
+    Only for who has the run to itself (see `exclusive`): what MLflow takes for running has then lost its process.
     """
-    if config.rerun:
+    if identity.rerun:
         return None
-    import mlflow
-
-    found = runs(mlflow.MlflowClient(), experiment(config, facts), config, key, "!= 'FINISHED'")
+    found = same_runs(mlflow.MlflowClient(), recorded_experiment(identity), identity, "!= 'FINISHED'")
     return found[0] if found else None
 
 
@@ -124,28 +115,28 @@ def end_open_runs(runs: pd.DataFrame, reason: str) -> None:
         runs: As `mlflow.search_runs` gives them.
         reason: Why they are gone.
     """
-    import mlflow
-
     client = mlflow.MlflowClient()
     for run_id in runs["run_id"][runs["status"] == "RUNNING"] if len(runs) else ():
-        client.set_tag(run_id, FAILURE_TAG, reason)
+        client.set_tag(run_id, Tag.FAILURE, reason)
         client.set_terminated(run_id, "KILLED")
 
 
-def runs(client: MlflowClient, experiment_id: str, config: Config, key: str, status: str) -> list[Run]:
-    """Runs of this study in an experiment with this key and a status such as `= 'FINISHED'`, the newest first."""
+def same_runs(client: MlflowClient, experiment_id: str, identity: RunIdentity, status: str) -> list[Run]:
+    """Runs of an experiment that are the same and have a status such as `= 'FINISHED'`, the newest first."""
     found = client.search_runs(
         [experiment_id],
-        f"tags.run_key = '{key}' and attributes.status {status}",
+        f"tags.{Tag.RUN_KEY} = '{identity.key}' and attributes.status {status}",
         order_by=["attributes.start_time DESC"],
     )
     # A run belongs to one study and one arm of it, whatever else has the same settings. On a server, params come last.
-    arm = str(config.arm)
+    arm = str(identity.arm)
     return [
-        run for run in found if run.data.tags.get("study") == config.study and run.data.params.get("arm", arm) == arm
+        run
+        for run in found
+        if run.data.tags.get(Tag.STUDY) == identity.study and run.data.params.get(Param.ARM, arm) == arm
     ]
 
 
-def experiment(config: Config, facts: DatasetFacts) -> str:
+def recorded_experiment(identity: RunIdentity) -> str:
     """The id of the experiment that a run is recorded in."""
-    return store.experiment_for(config.tracking.experiment or facts.name, config.tracking, config.output_path)
+    return experiment_for(identity.experiment, identity.tracking, identity.output_path)

@@ -8,71 +8,18 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from pipeline import storage
-from pipeline.errors import ConfigError, UserError, first_line, require
+import mlflow
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from pipeline.common.errors import ConfigError, UserError, first_line
+from pipeline.common.files import atomic_write, remove_leftovers
+from pipeline.tracking.settings import DASHBOARD_PORT, Tracking
 
 STORE_FILE = "mlflow.db"
-DASHBOARD_PORT = 5000
-
-
-@dataclass
-class Tracking:
-    """Where results are recorded.
-
-    Attributes:
-        uri: MLflow tracking URI; null for a SQLite store in `output_dir`.
-        experiment: Name of the MLflow experiment; null for the dataset's name.
-        log_model: Record the trained model.
-        register_as: Name in MLflow's model registry to add the trained model to, as a new version; null for none.
-    """
-
-    uri: str | None = None
-    experiment: str | None = None
-    log_model: bool = True
-    register_as: str | None = None
-
-    def __post_init__(self) -> None:
-        try:
-            address = urlsplit(self.uri or "")
-        except ValueError as error:
-            raise ConfigError(
-                "tracking.uri",
-                self.uri,
-                f"is not an address: {error}",
-                "Use for example tracking.uri=http://127.0.0.1:5000.",
-            ) from error
-        require(
-            address.username is None and address.password is None,
-            "tracking.uri",
-            f"{address.scheme}://***@{address.hostname}",
-            "must not hold a user or a password, which would be printed and logged",
-            "Set the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead.",
-        )
-        require(
-            self.register_as is None or (self.log_model and re.fullmatch("[^/:]+", self.register_as) is not None),
-            "tracking.register_as",
-            self.register_as,
-            "needs tracking.log_model=true, and a name without / and :",
-            "Use for example tracking.register_as=fashion_heads.",
-        )
-
-    @property
-    def is_server(self) -> bool:
-        """Whether the store is behind a server, which may not answer."""
-        return self.uri is not None and self.uri.startswith(("http://", "https://"))
-
-    @property
-    def recorded(self) -> Tracking:
-        """Where runs are recorded first: with a server, the local store in `output_dir`."""
-        return replace(self, uri=None) if self.is_server else self
 
 
 def store_uri(tracking: Tracking, output_path: Path) -> str:
@@ -111,7 +58,6 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # A model is data, not code.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # Commands print links of their own.
-    import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -165,17 +111,14 @@ def _check_database(uri: str) -> None:
 
 
 def _create_local_store(output_path: Path) -> None:
-    import mlflow
-    from filelock import FileLock
-
     store = output_path / STORE_FILE
     output_path.mkdir(parents=True, exist_ok=True)
     # Two processes that both create the tables break the database for good.
     with FileLock(output_path / f"{STORE_FILE}.lock"):
         if store.exists() and store.stat().st_size > 0:
             return
-        storage.remove_leftovers(store)
-        with storage.whole(store) as beside:
+        remove_leftovers(store)
+        with atomic_write(store) as beside:
             mlflow.MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
 
 
@@ -186,8 +129,6 @@ def _artifacts(output_path: Path, experiment: str) -> Path:
 
 def experiment_for(name: str, tracking: Tracking, output_path: Path) -> str:
     """The id of the experiment of that name, where runs are recorded first."""
-    import mlflow
-
     artifacts = None if tracking.recorded.uri else _artifacts(output_path, name).as_uri()
     return experiment_id(mlflow.MlflowClient(), name, artifacts)
 
@@ -203,8 +144,6 @@ def experiment_id(client: MlflowClient, name: str, artifact_location: str | None
     Raises:
         UserError: The experiment was deleted.
     """
-    from mlflow.exceptions import MlflowException
-
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
@@ -226,8 +165,6 @@ def log_datasets(log: Callable[[], None]) -> None:
 
     Of two processes that are the first to log a dataset in an experiment, MLflow fails one, which finds it then.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
         log()
     except MlflowException:

@@ -1,9 +1,9 @@
 """Prepared views of MLflow's dashboard: what their links open, and the format that MLflow keeps them in.
 
 That format is documented nowhere; all that this program knows of it is here, found by trying MLflow 3.17, and
-tests/test_browser.py opens the views in a browser. A view is the experiment tag `mlflow.sharedViewState.<key>`. Its
-value is JSON with name, times and the state of the runs page, which is JSON again. A link applies it only if its query
-holds none of the state's own settings, such as `searchFilter`.
+tests/program/test_browser.py opens the views in a browser. A view is the experiment tag
+`mlflow.sharedViewState.<key>`. Its value is JSON with name, times and the state of the runs page, which is JSON again.
+A link applies it only if its query holds none of the state's own settings, such as `searchFilter`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.common.condition import Mode
+from pipeline.common.names import Metric, Param, size_accuracy
+
 VIEW_TAG = "mlflow.sharedViewState."
-DESCRIPTION_TAG = "mlflow.note.content"
-"""Of an experiment or a run: Markdown that its page shows."""
 MAX_DESCRIPTION = 8000
 """Characters after which MLflow cuts a run's tag without a word."""
 HIDDEN_SECTION = "everything else"
-
 _ALL_RUNS = 1000
 """More runs than a chart should show: MLflow's own limit of ten is about bars it picks itself."""
 
@@ -55,11 +55,6 @@ def view_link(server: str, experiment_id: str, key: str, table: bool = False) ->
     return f"{server}{'/' if server else ''}#/experiments/{experiment_id}/runs?{query}"
 
 
-def way_metric(way: str, mode: str) -> str:
-    """Name of the metric, by pixels, of a way of `pipeline.size_transfer`; `mode` is `resize` or `canvas`."""
-    return f"size/{way}/{mode}/accuracy"
-
-
 def run_link(server: str, experiment_id: str, run_id: str) -> str:
     """Address of a run's page."""
     return f"{server}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
@@ -84,7 +79,7 @@ def artifact_address(run_id: str, path: str) -> str:
     return f"get-artifact?path={path}&run_uuid={run_id}"
 
 
-def comparison(
+def comparison_view(
     run_filter: str, verdict_tags: Sequence[str], ways: Sequence[str] = (), average_by: Sequence[str] = ()
 ) -> dict[str, Any]:
     """State of the runs page for comparing heads.
@@ -99,53 +94,54 @@ def comparison(
         (
             "by image height / px",
             [
-                _by_pixels(["size/resize/accuracy"], "test accuracy by image height / px, image resized"),
-                _by_pixels(["size/canvas/accuracy"], "test accuracy by image height / px, on a canvas or its centre"),
-                _by_pixels(["size/seen_fraction"], "share of the feature map that counts, by image height / px"),
+                *(
+                    _by_pixels([size_accuracy(mode)], f"test accuracy by image height / px, {mode.label}")
+                    for mode in Mode
+                ),
+                _by_pixels([Metric.SEEN_FRACTION], "share of the feature map that counts, by image height / px"),
             ],
         ),
         (
             "accuracy and cost",
             [
-                _bars("test/accuracy", "test accuracy at the training size"),
-                _bars("params/total", "parameters"),
-                _scatter("params/total", "test/accuracy", "parameters and test accuracy"),
+                _bars(Metric.TEST_ACCURACY, "test accuracy at the training size"),
+                _bars(Metric.PARAMETERS, "parameters"),
+                _scatter(Metric.PARAMETERS, Metric.TEST_ACCURACY, "parameters and test accuracy"),
             ],
         ),
         (
             "learning curves",
             [
-                _by_epoch("val/accuracy", "validation accuracy by epoch"),
-                _by_epoch("train/accuracy", "training accuracy by epoch"),
-                _by_epoch("val/loss", "validation loss by epoch"),
+                _by_epoch(Metric.VALIDATION_ACCURACY, "validation accuracy by epoch"),
+                _by_epoch(Metric.TRAIN_ACCURACY, "training accuracy by epoch"),
+                _by_epoch(Metric.VALIDATION_LOSS, "validation loss by epoch"),
             ],
         ),
     ]
     if ways:
         by_way = [
             _by_pixels(
-                [way_metric(way, mode) for way in ways],
-                f"test accuracy by image height / px, {made}, each way to run the models",
+                [size_accuracy(mode, way) for way in ways],
+                f"test accuracy by image height / px, {mode.label}, each way to run the models",
             )
-            for mode, made in (("resize", "image resized"), ("canvas", "on a canvas or its centre"))
+            for mode in Mode
         ]
         shown.insert(2, ("ways to other sizes", by_way))
     # MLflow adds a chart for every metric that has none.
-    rest = [_bars(key, key) for key in ("test/loss", "params/backbone", "params/head", "size/px")]
-    rest += [_bars(f"cost/{key}", f"cost/{key}") for key in ("flops", "memory_bytes", "ms_per_image")]
-    rest += [_bars(f"train/{key}", f"train/{key}") for key in ("loss", "images_per_second", "kept_epoch")]
+    has_chart = {metric for _, charts in shown for chart in charts for metric in chart.get("selectedMetricKeys", ())}
+    rest = [_bars(metric, metric) for metric in Metric if metric not in has_chart]
     sections = [*shown, (HIDDEN_SECTION, rest)]
     return {
         "searchFilter": run_filter,
-        "orderByKey": "params.`head`",  # Runs of one head next to each other, in the list and in bars.
+        "orderByKey": f"params.`{Param.HEAD}`",  # Runs of one head next to each other, in the list and in bars.
         "orderByAsc": True,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": [
-            *(f"params.`{name}`" for name in dict.fromkeys(("head", "seed", *average_by))),
-            *(f"metrics.`{name}`" for name in ("test/accuracy", "params/total")),
+            *(f"params.`{name}`" for name in dict.fromkeys((Param.HEAD, Param.SEED, *average_by))),
+            *(f"metrics.`{name}`" for name in (Metric.TEST_ACCURACY, Metric.PARAMETERS)),
             *(f"tags.`{name}`" for name in verdict_tags),
         ],
         "runsHiddenMode": "SHOW_ALL",
@@ -202,7 +198,7 @@ def _line(metrics: Sequence[str], title: str, **axis: Any) -> dict[str, Any]:
 
 
 def _by_pixels(metrics: Sequence[str], title: str) -> dict[str, Any]:
-    return _line(metrics, title, xAxisKey="metric", selectedXAxisMetricKey="size/px")
+    return _line(metrics, title, xAxisKey="metric", selectedXAxisMetricKey=Metric.SIZE_PX)
 
 
 def _by_epoch(metric: str, title: str) -> dict[str, Any]:

@@ -17,11 +17,16 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent))
 from compare_speed import log, median_and_range, row
 
-from pipeline import cli
-from pipeline.backbones import SmallFcn
-from pipeline.data import Cache, Data, Dataset, resize
-from pipeline.heads import GlobalAveragePool, Size
-from pipeline.size_probe import SizeProbe, canvas_places, lay_on_canvas, measure_sizes
+from pipeline.cli.terminal import import_tensorflow
+from pipeline.common.size import Size
+from pipeline.data.batches import Data
+from pipeline.data.settings import Cache, Dataset
+from pipeline.data.tf_data import resize
+from pipeline.heads.global_pools import GlobalAveragePool
+from pipeline.models.backbones.small import SmallFcn
+from pipeline.other_sizes.measure import measure_sizes
+from pipeline.other_sizes.modes import canvas_places, lay_on_canvas
+from pipeline.other_sizes.settings import SizeProbe
 
 
 def main() -> None:
@@ -30,7 +35,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="runs of each side (default: %(default)s)")
     parser.add_argument("--images", type=int, help="test images at each size (default: all)")
     arguments = parser.parse_args()
-    cli.import_tensorflow()
+    import_tensorflow()
     from pipeline.evaluation import predict
     from pipeline.model import build_model
 

@@ -19,27 +19,18 @@ import psutil
 
 BEGAN = psutil.Process().create_time()
 
-from pipeline import (  # noqa: E402
-    callbacks,
-    cli,
-    compare,
-    cost,
-    data,
-    evaluation,
-    model,
-    pairing,
-    run_page,
-    size_probe,
-    train,
-    training,
-)
-from pipeline.tracking import record, store, study  # noqa: E402
+from pipeline.train_old import main
+
+from pipeline.data.settings import Dataset
+from pipeline.run import train
+from pipeline.tracking.record import RunRecord
+from pipeline.training.callbacks import progress_line
 
 PARTS = (
     (cli, "import_tensorflow", "import TensorFlow and Keras"),
     (store, "open_store", "import MLflow, open the store"),
     (size_probe, "plan_sizes", "plan the sizes"),
-    (data.Dataset, "load", "open or decode the dataset"),
+    (Dataset, "load", "open or decode the dataset"),
     (model, "build_model", "build the model"),
     (pairing, "pairing_of", "first batch, for the pairing"),
     (training, "fit", "train: all but the first step"),
@@ -48,7 +39,7 @@ PARTS = (
     (size_probe, "measure_sizes", "probe the sizes"),
 )
 TRACKING = (
-    (record.RunRecord, ("epoch", "pairing", "fit", "test", "cost", "sizes", "model", "page", "register")),
+    (RunRecord, ("epoch", "pairing", "fit", "test", "cost", "sizes", "model", "page", "register")),
     (run_page, ("draw", "describe")),
     (study, ("runs_of_sweep", "with_answers", "record_report", "publish_views", "run")),
     (compare, ("show_run",)),
@@ -91,7 +82,7 @@ def _time(owner: Any, function_name: str, part: str) -> None:
 
 def _time_first_step() -> None:
     """Splits `fit`: Keras traces and compiles in the first step of each training."""
-    progress = callbacks.progress_line
+    progress = progress_line
 
     def timed_progress(*arguments: Any) -> Any:
         callback = progress(*arguments)
@@ -107,14 +98,14 @@ def _time_first_step() -> None:
         callback.on_train_batch_end = on_first
         return callback
 
-    callbacks.progress_line = timed_progress
+    progress_line = timed_progress
 
 
 def _time_start_of_run() -> None:
     start_run = train.start_run
 
     @contextmanager
-    def timed_run(*arguments: Any) -> Iterator[record.RunRecord]:
+    def timed_run(*arguments: Any) -> Iterator[RunRecord]:
         run = start_run(*arguments)
         with _timed(f"{TRACK}: start_run, first half"):
             running = run.__enter__()
@@ -126,14 +117,14 @@ def _time_start_of_run() -> None:
 
 
 def _time_composing() -> None:
-    run_one = train.train
+    run_one = train
 
     @functools.wraps(run_one)
     def first_run(*arguments: Any, **keywords: Any) -> Any:
         seconds.setdefault(COMPOSE, time.time() - BEGAN)
         return run_one(*arguments, **keywords)
 
-    train.train = first_run  # type: ignore[assignment]
+    train = first_run  # type: ignore[assignment]
 
 
 def _table(title: str, rows: list[tuple[str, float]], wall: float) -> str:
@@ -152,7 +143,7 @@ def main() -> None:
     _time_first_step()
     _time_start_of_run()
     _time_composing()
-    train.main()
+    main()
     wall = time.time() - BEGAN
     tracking = [(name, spent) for name, spent in seconds.most_common() if name.startswith(TRACK)]
     calls[TRACK] = sum(calls[name] for name, _ in tracking)

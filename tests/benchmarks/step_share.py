@@ -20,9 +20,9 @@ import numpy as np
 sys.path.append(str(Path(__file__).parent))
 from compare_speed import PASSES, log, median_and_range, row
 
-from pipeline import cli
-from pipeline.backbones import SmallFcn
-from pipeline.heads import GlobalAveragePool
+from pipeline.cli.terminal import import_tensorflow
+from pipeline.heads.global_pools import GlobalAveragePool
+from pipeline.models.backbones.small import SmallFcn
 
 SHAPE, BATCH, CLASSES = (28, 28, 1), 128, 10
 STEPS = 30
@@ -33,11 +33,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
     rounds = parser.parse_args().rounds
-    cli.import_tensorflow()
+    import_tensorflow()
     import keras
     import tensorflow as tf
     from matmul_rate import SIDE
-
     from pipeline.cost import measure_cost
     from pipeline.fused import fused_adam, fused_batch_norm
     from pipeline.model import build_model

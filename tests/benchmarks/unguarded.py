@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline import callbacks, train
-from pipeline.tracking import record
+from pipeline.train_old import main
 
-guarded_keeper = callbacks.keeper
+from pipeline.training.callbacks import keeper
+
+guarded_keeper = keeper
 
 
 @contextmanager
@@ -34,8 +35,8 @@ def main() -> None:
     train.claim = _no_claim  # type: ignore[assignment]
     train.finished_run = train.finished_elsewhere = lambda *_: None  # type: ignore[assignment]
     record.unfinished_run = lambda *_: None
-    callbacks.keeper = _keeper_that_trusts_the_loss
-    train.main()
+    keeper = _keeper_that_trusts_the_loss
+    main()
 
 
 if __name__ == "__main__":

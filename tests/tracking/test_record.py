@@ -15,9 +15,11 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.tracking import study
+from pipeline.data import source
+from pipeline.tracking.queries import sweeps
 from pipeline.tracking.record import RunRecord
-from pipeline.tracking.store import Tracking, experiment_id, open_store
+from pipeline.tracking.settings import Tracking
+from pipeline.tracking.store import experiment_id, open_store
 from tests.conftest import run_program
 
 BACKBONE = 65_568
@@ -56,7 +58,7 @@ def test_runs_are_flat_finished_and_tagged(runs: dict[str, Run]) -> None:
         assert "mlflow.parentRunId" not in run.data.tags
         assert (run.data.tags["study"], run.data.tags["head"], run.data.tags["dataset"]) == ("heads", head, "digits")
         assert len(run.data.tags["run_key"]) == 32
-    assert len({name for run in runs.values() for name in study.sweeps(run)}) == 1
+    assert len({name for run in runs.values() for name in sweeps(run)}) == 1
     assert len({run.data.tags["run_key"] for run in runs.values()}) == 3
     assert len({run.data.tags["mlflow.runColor"] for run in runs.values()}) == 3
 
@@ -207,7 +209,7 @@ def test_a_served_model_predicts_what_was_recorded(client: MlflowClient, runs: d
     run = runs["global_average_pool"]
     (output,) = run.outputs.model_outputs
     model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
-    images, _ = next(Dataset(name="digits").load(0, tmp_path).test(360).as_numpy_iterator())
+    images, _ = next(source.load(Dataset(name="digits"), 0, tmp_path).test(360).as_numpy_iterator())
     recorded = pd.read_parquet(_artifact(client, run, "predictions.parquet")).filter(like="logit_").to_numpy()
     assert np.abs(np.asarray(model.predict(images)) - recorded).max() < 1e-4
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.errors import ConfigError, UserError
-from pipeline.tracking.store import Tracking, experiment_id, log_datasets, open_store, server_address
+from pipeline.common.errors import ConfigError, UserError
+from pipeline.tracking.settings import Tracking
+from pipeline.tracking.store import experiment_id, log_datasets, open_store, server_address
 
 PROCESSES, ROUNDS = 8, 10
 

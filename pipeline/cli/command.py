@@ -1,0 +1,142 @@
+"""Makes commands of functions: Hydra's start, one clear message for a mistake, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from pipeline.cli.ending import EXIT_INTERRUPTED, EXIT_TERMINATED, Ending, ending_of
+from pipeline.cli.failures import Failure, note_failure
+from pipeline.cli.session import EXIT_MISTAKE, SESSION, command_line, sweep_name
+from pipeline.cli.workers import Home, lost_worker
+from pipeline.common.files import is_disk_full
+from pipeline.config import CONFIG_DIR, absolute
+from pipeline.tracking.settings import Tracking
+
+log = logging.getLogger("pipeline")
+
+
+def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Makes a command of a function of the configuration that `conf/NAME.yaml` and the command line compose.
+
+    A mistake of the user ends in one message on standard error and exit code 2, Ctrl-C in 130, SIGTERM in 143; a bug
+    keeps its stack trace. A sweep of which some runs failed ends in 1. With HYDRA_FULL_ERROR=1, mistakes show their
+    stack trace too.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def run() -> None:
+            SESSION.begin()
+            wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            try:
+                _run_in_hydra(name, task)
+            except SystemExit as stopped:
+                if stopped.code == EXIT_TERMINATED:
+                    SESSION.stop("SIGTERM")
+                raise
+            except KeyboardInterrupt:
+                SESSION.stop("Ctrl-C")
+                sys.stderr.write("\nInterrupted. What was begun goes on with the same command.\n")
+                sys.exit(EXIT_INTERRUPTED)
+            except Exception as error:
+                ending = ending_of(error, SESSION.composed, absolute(SESSION.output_dir))
+                if lost := lost_worker(error):
+                    SESSION.stop(lost)
+                if wants_trace or ending is None:
+                    raise
+                ending.leave()
+            if SESSION.failures_at_end:
+                sys.stderr.write("\n" + "\n".join(message for message, _ in SESSION.failures_at_end) + "\n")
+                sys.exit(max(code for _, code in SESSION.failures_at_end))
+
+        return run
+
+    return decorate
+
+
+def _run_in_hydra(name: str, task: Callable[[DictConfig], Any]) -> None:
+    # Makes Hydra hand exceptions on to us instead of printing them its own way.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    # A log file on a full disk is not worth a stack trace for each of its lines.
+    logging.raiseExceptions = False
+    home = Home(os.getpid(), Path.cwd())
+
+    @functools.wraps(task)
+    def composed_task(config: DictConfig) -> Any:
+        return _run_composed(task, config, home)
+
+    _refuse_passwords(sys.argv[1:])
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(composed_task)()
+    except ValueError as error:  # Optuna's, where none of a search's runs has a result.
+        if SESSION.sweep_dir is None or "No trials are completed yet" not in str(error):
+            raise
+        SESSION.tell_failures(SESSION.sweep_dir, 0)
+        if not SESSION.failures_at_end:
+            rule = "No run has a validation accuracy for a search to go by. Use dataset.validation_fraction=0.1."
+            Ending(rule, EXIT_MISTAKE).leave()
+    if SESSION.failure is not None:
+        raise SESSION.failure
+
+
+def _run_composed(task: Callable[[DictConfig], Any], config: DictConfig, home: Home) -> Any:
+    """What Hydra calls in this process, or in that of a worker."""
+    SESSION.composed, SESSION.output_dir = True, config.output_dir
+    home.move_in()
+    if sweep_name() is not None:
+        return task(config)
+    try:
+        return task(config)
+    except Exception as error:  # Hydra would print the command line above it.
+        SESSION.failure = error
+        return None
+
+
+def _refuse_passwords(arguments: list[str]) -> None:
+    """Raises `ConfigError` if an address on the command line holds a user, before Hydra prints and writes it."""
+    for argument in arguments:
+        if address := re.search(r"\w+://[^\s/@]*@[\w.:-]*", argument):
+            Tracking(uri=address.group())
+
+
+def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float | None]:
+    """Lets a sweep go on after a run of it that failed, whose failure is noted and whose result is None.
+
+    A full disk ends the sweep.
+    """
+
+    @functools.wraps(task)
+    def run(config: DictConfig) -> float | None:
+        if sweep_name() is None:
+            return task(config)
+        try:
+            result = task(config)
+            return None if math.isnan(result) else result  # Optuna stops at NaN, but not at None.
+        except Exception as error:
+            ending = ending_of(error, composed=True, output_path=absolute(config.output_dir))
+            if ending is not None and is_disk_full(error):
+                ending.leave()  # What follows would fail as well, perhaps only after hours of training.
+            if ending is None:
+                traceback.print_exc()
+            message = ending.message if ending else f"{type(error).__name__}: {error}"
+            log.error("  failed: %s", message)
+            failure = Failure(command_line(), message, is_mistake=ending is not None)
+            note_failure(failure, Path(HydraConfig.get().runtime.output_dir))
+            return None
+
+    return run

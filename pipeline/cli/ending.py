@@ -1,0 +1,67 @@
+"""How a command ends: what an error says, and its exit code."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.cli.messages import explain, is_out_of_memory
+from pipeline.cli.session import EXIT_FAILED, EXIT_MISTAKE
+from pipeline.cli.workers import lost_worker
+from pipeline.common.errors import UserError
+from pipeline.common.files import DiskFullError, is_disk_full, writable_places
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+CANNOT_WRITE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
+}
+"""Errors of the file system that the user can mend."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ends.
+
+    Attributes:
+        message: For people.
+        code: Exit code.
+    """
+
+    message: str
+    code: int
+
+    def leave(self) -> NoReturn:
+        """Ends the command at once, also from where Hydra would not let an error through."""
+        sys.stderr.write(f"\nError: {self.message}\n")
+        sys.exit(self.code)
+
+
+def ending_of(error: Exception, composed: bool, output_path: Path) -> Ending | None:
+    """How a command ends with an error; None for a bug of the program, which keeps its stack trace.
+
+    Args:
+        error: What was raised.
+        composed: Whether a configuration had been composed; what Hydra raises before that is about the command line.
+        output_path: The `output_dir`, of whose disks a message about a full one tells.
+    """
+    if is_disk_full(error):
+        full = error if isinstance(error, DiskFullError) else DiskFullError(error, writable_places(output_path))
+        return Ending(str(full), EXIT_FAILED)
+    if lost := lost_worker(error):
+        return Ending(f"{lost}. What was begun goes on, and the rest runs, with the same command.", EXIT_FAILED)
+    return None if composed and not is_mistake(error) else Ending(explain(error), EXIT_MISTAKE)
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether the user can mend what went wrong; all else is a bug of the program."""
+    known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    return known or is_out_of_memory(error) or getattr(error, "errno", None) in CANNOT_WRITE

@@ -1,0 +1,113 @@
+"""What the running command learns on its way and has to know at its end."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from pipeline.cli import failures
+
+EXIT_FAILED = 1
+EXIT_MISTAKE = 2
+
+
+@dataclass
+class Session:
+    """The command that this process runs.
+
+    Attributes:
+        composed: Whether a configuration was composed: what fails from then on may be a bug.
+        output_dir: Where the program writes to, as typed.
+        sweep_dir: Hydra's directory of the sweep; None for a single run.
+        sweeps_over: Settings and groups with several values in the sweep.
+        failure: What a single run failed with.
+        failures_at_end: Messages with which the command ends once all else is done, and their exit codes.
+        if_stopped: What is done, given the reason, if the command is stopped before its end.
+    """
+
+    composed: bool = False
+    output_dir: str = "."
+    sweep_dir: Path | None = None
+    sweeps_over: frozenset[str] = frozenset()
+    failure: Exception | None = None
+    failures_at_end: list[tuple[str, int]] = field(default_factory=list)
+    if_stopped: list[Callable[[str], None]] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Forgets the command before, in a process that runs several."""
+        vars(self).update(vars(Session()))
+
+    def stop(self, reason: str) -> None:
+        """Does what is to be done when the command is stopped."""
+        for action in self.if_stopped:
+            action(reason)
+
+    def fail_at_end(self, message: str, code: int = EXIT_FAILED) -> None:
+        """Makes the command end with a message on standard error and an exit code, once all else is done."""
+        self.failures_at_end.append((message, code))
+
+    def tell_failures(self, sweep_dir: Path, finished: int | None) -> None:
+        """Makes the command end with what failed in a sweep, if anything did.
+
+        Args:
+            sweep_dir: Hydra's directory of the sweep.
+            finished: How many of its runs finished; None if that is not known.
+        """
+        failed = failures.sweep_failures(sweep_dir)
+        if finished == 0 and len({failure.message for failure in failed}) == 1 and failed[0].is_mistake:
+            self.fail_at_end(f"Error: {failed[0].message}", EXIT_MISTAKE)  # A mistake in what all runs share.
+        elif failed:
+            self.fail_at_end(failures.summary(failed))
+
+    def image_sizes_vary(self) -> bool:
+        """Whether the runs of this process, a sweep, may differ in how many pixels they compute in a step."""
+        sized = re.compile(r"dataset(\..*)?|training(\.(batch_size|sizes))?|arm")
+        return any(map(sized.fullmatch, self.sweeps_over))
+
+
+SESSION = Session()
+"""Of this process."""
+
+
+class SweepInfo(Callback):
+    """Learns from Hydra, before Hydra itself writes anything, where the program writes to, and what it sweeps over."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        SESSION.output_dir = config.output_dir
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self.on_run_start(config)
+        SESSION.sweep_dir = Path(config.hydra.sweep.dir)
+        from_study = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+        overrides = OverridesParser.create().parse_overrides([*from_study, *config.hydra.overrides.task])
+        SESSION.sweeps_over = frozenset(each.key_or_group for each in overrides if each.is_sweep_override())
+
+
+def command_line() -> str:
+    """What to type to run just this job again, also if it was one of a sweep."""
+    hydra_config = HydraConfig.get()
+    overrides = [text for text in hydra_config.overrides.task if not text.startswith("hydra.")]
+    if hydra_config.runtime.choices.get("study") not in (None, "null"):
+        overrides.append("hydra.mode=RUN")  # A study would start all of its runs.
+    return shlex.join(["python", "-m", "pipeline.train", *overrides])
+
+
+def sweep_name() -> str | None:
+    """Name of the running sweep, the same for all of its runs and for no other; None outside of one."""
+    hydra_config = HydraConfig.get()
+    return sweep_name_of(hydra_config.sweep.dir) if hydra_config.mode is RunMode.MULTIRUN else None
+
+
+def sweep_name_of(sweep_dir: str) -> str:
+    """Name of the sweep that writes into a directory."""
+    return Path(sweep_dir).name

@@ -1,0 +1,54 @@
+"""Mistakes that the user can mend: shown as one message, without a stack trace."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+
+class UserError(Exception):
+    """Something outside the program has to change; the message says what and how."""
+
+
+class ConfigError(UserError):
+    """A setting holds a value that cannot work.
+
+    Args:
+        key: Dotted name of the setting, as typed on the command line.
+        value: The value received.
+        rule: What a value must satisfy.
+        remedy: What to type instead.
+    """
+
+    def __init__(self, key: str, value: Any, rule: str, remedy: str) -> None:
+        typed = str(value).lower() if isinstance(value, bool) else value  # As in YAML and on the command line.
+        super().__init__(f"{key}={typed}: {rule}. {remedy}")
+        self.key = key
+
+
+def require(holds: bool, key: str, value: Any, rule: str, remedy: str) -> None:
+    """Raises `ConfigError` unless `holds`."""
+    if not holds:
+        raise ConfigError(key, value, rule, remedy)
+
+
+def suggestion(received: str, known: Iterable[str]) -> str:
+    """`Did you mean …?` with the nearest of the known names, or an empty string."""
+    near = difflib.get_close_matches(received, list(known), n=1)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The cause that an error of a library names, without the rest that it adds; its class if it names none."""
+    # Keras puts the cause in bold, below its own heading, and TensorFlow opens with the node in braces.
+    bold = re.search(r"\x1b\[1m(?:\{\{.*?\}\} )?(.+?)(?:\x1b|$)", str(error), re.MULTILINE)
+    lines = bold.groups() if bold else str(error).splitlines()
+    return next(iter(lines), type(error).__name__).rstrip(".:")
+
+
+def class_and_first_line(error: BaseException) -> str:
+    """`ValueError: what it says first`, for errors whose texts say little without their class."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

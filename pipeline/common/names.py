@@ -1,0 +1,160 @@
+"""Every name under which something is recorded: tags, metrics, params and files of a run, and what they are made of.
+
+Dashboards, snapshots, servers and stores that are there already depend on them: a name that is changed is lost to
+all of these.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+from pipeline.common.condition import Mode
+
+
+class Tag(StrEnum):
+    """Tags of a run."""
+
+    HEAD = "head"
+    DATASET = "dataset"
+    BACKBONE = "backbone"
+    STUDY = "study"
+    RUN_KEY = "run_key"
+    """Digest of what determines the run's result."""
+    FUNCTION = "function"
+    """What the head computes at the training size; runs with equal ones are of one function."""
+    SPLIT = "pairing.split"
+    BATCHES = "pairing.batches"
+    INITIAL_BACKBONE = "pairing.backbone"
+    MODEL_DIGEST = "model_digest"
+    """Digest of the weights of its recorded model."""
+    PRUNED = "pruned"
+    """Of a run whose training ended early, because it fell behind others: when and why."""
+    FAILURE = "failure"
+    """Of a run that did not finish: why."""
+    REPORT = "report"
+    """Of a run that is the report on a study: the study's name."""
+    SOURCE = "recorded_as"
+    """Of a run on a server: its id in the store that it was copied from."""
+    REPLICATED = "delivered"
+    """Of a run that a server has: which server, the run's id there, and until which end it was copied."""
+    HEARTBEAT = "heartbeat"
+    """Of a run on a server: changes while the process at it is alive."""
+    COLOR = "mlflow.runColor"
+    DESCRIPTION = "mlflow.note.content"
+    """Of an experiment or a run: Markdown that its page shows."""
+
+    @property
+    def column(self) -> str:
+        """Its column in a table of runs."""
+        return f"tags.{self}"
+
+
+class Metric(StrEnum):
+    """Metrics of a run; those of other sizes have the height in pixels as their step."""
+
+    TRAIN_ACCURACY = "train/accuracy"
+    TRAIN_LOSS = "train/loss"
+    VALIDATION_ACCURACY = "val/accuracy"
+    VALIDATION_LOSS = "val/loss"
+    KEPT_EPOCH = "train/kept_epoch"
+    IMAGES_PER_SECOND = "train/images_per_second"
+    TEST_ACCURACY = "test/accuracy"
+    TEST_LOSS = "test/loss"
+    PARAMETERS = "params/total"
+    BACKBONE_PARAMETERS = "params/backbone"
+    HEAD_PARAMETERS = "params/head"
+    FLOPS = "cost/flops"
+    MEMORY_BYTES = "cost/memory_bytes"
+    MS_PER_IMAGE = "cost/ms_per_image"
+    SIZE_PX = "size/px"
+    SEEN_FRACTION = "size/seen_fraction"
+
+    @property
+    def column(self) -> str:
+        """Its column in a table of runs."""
+        return f"metrics.{self}"
+
+
+class Param(StrEnum):
+    """Params of a run that are no setting under its dotted name."""
+
+    HEAD = "head"
+    DATASET = "dataset"
+    BACKBONE = "backbone"
+    SEED = "seed"
+    ARM = "arm"
+    QUESTION = "question"
+    IMAGE_SIZE = "image_size"
+    IMAGE_HEIGHT = "image_height"
+    IMAGE_WIDTH = "image_width"
+    TRAIN_EXAMPLES = "train_examples"
+    VALIDATION_EXAMPLES = "validation_examples"
+    TEST_EXAMPLES = "test_examples"
+
+    @property
+    def column(self) -> str:
+        """Its column in a table of runs."""
+        return f"params.{self}"
+
+
+class File(StrEnum):
+    """Files of a run, and of a report."""
+
+    CONFIG = "config.yaml"
+    PREDICTIONS = "predictions.parquet"
+    SIZE_PREDICTIONS = "size_predictions.parquet"
+    SIZE_TABLE = "size_behavior.json"
+    SIZE_FIGURE = "size_behavior.png"
+    CONFUSION_FIGURE = "confusion_matrix.png"
+    MISTAKES_FIGURE = "misclassified.png"
+    LAST_GOOD_MODEL = "last_good.keras"
+    REPORT_PAGE = "report.html"
+    REPORT_TEXT = "report.md"
+    SNAPSHOT = "runs.parquet"
+
+
+QUESTION = (
+    "What should replace the Dense layers after a fully convolutional network, and will it still work when the image "
+    "size changes?"
+)
+"""What is asked where no study asks anything else."""
+PAIRING_TAGS = (Tag.SPLIT, Tag.BATCHES, Tag.INITIAL_BACKBONE)
+"""In which two runs must agree for their difference to be that of their arms."""
+ANSWERS = "answers."
+"""Before the name of a condition: the column of what a run got right under it."""
+INDIFFERENT = (
+    *("tracking.", "launch.", "statistics.", "output_dir", "question", "rerun", "training.checkpoint_seconds"),
+    *("dataset.data_dir", "dataset.path"),  # What lies there counts by its digest.
+    *("image_height", "image_width"),  # The same as `image_size`, in numbers.
+)
+"""Settings, or beginnings of their names, that change no run's result: they tell neither runs nor arms apart."""
+SWEEP = "sweep."
+"""With the name of a sweep behind: tag of each run that belongs to it, trained by it or before."""
+
+
+def size_accuracy(mode: Mode, way: str = "") -> str:
+    """The metric of accuracy by height in pixels, of the model as it is or run in a way."""
+    return f"size/{way}/{mode.value}/accuracy" if way else f"size/{mode.value}/accuracy"
+
+
+def ways_in(columns: list[str]) -> list[str]:
+    """The ways whose accuracies are among the columns of a table of runs, in their order."""
+    pattern = rf"metrics\.size/(\w+)/{Mode.RESIZE.value}/accuracy"
+    return [match[1] for column in columns if (match := re.fullmatch(pattern, column))]
+
+
+def size_tag(height: int) -> str:
+    """The tag of the verdict at a height in pixels; sorts by size."""
+    return f"size.{height:03d}px"
+
+
+def size_of_tag(column: str) -> int | None:
+    """The height in pixels of the verdict in a column of a table of runs; None if it holds none."""
+    match = re.fullmatch(r"tags\.size\.(\d+)px", column)
+    return int(match[1]) if match else None
+
+
+def sweep_tag(sweep: str) -> str:
+    """The tag of runs that belong to a sweep: of its name what MLflow allows, and a query can name."""
+    return SWEEP + re.sub(r"[^\w. -]", "_", sweep)

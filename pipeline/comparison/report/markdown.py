@@ -1,0 +1,27 @@
+"""A report in Markdown, for a README or a description."""
+
+from __future__ import annotations
+
+from pipeline.comparison.report.report import Report
+from pipeline.comparison.report.tables import Table
+
+
+def markdown_page(report: Report) -> str:
+    """Answers, tables and controls."""
+    parts = []
+    for section in report.sections:
+        parts += [f"**{section.conclusion}**", markdown_table(section.arms).strip()]
+        if section.group.comparisons:
+            parts.append(markdown_table(section.comparisons).strip())
+            parts.append(markdown_table(section.sizes).strip())
+            parts += [markdown_table(table).strip() for table in section.ways]
+        parts += [section.control, *(f"Left out: {line}." for line in section.group.left_out)]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A table, and below it its caption."""
+    lines = [" | ".join(heading for heading, _ in table.headings)]
+    lines.append(" | ".join("---:" if number else "---" for _, number in table.headings))
+    lines += [" | ".join(cell.replace("|", "\\|") for cell in row) for row in table.rows]
+    return "\n".join(f"| {line} |" for line in lines) + (f"\n\n{table.caption}\n" if table.caption else "\n")

@@ -1,0 +1,76 @@
+"""A report as one HTML file that needs no other."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib.figure import Figure
+
+from pipeline.common.condition import TEST
+from pipeline.common.names import Metric
+from pipeline.comparison.analysis import Group
+from pipeline.comparison.report.figures import ALT_TEXTS
+from pipeline.comparison.report.report import Report
+from pipeline.comparison.report.text import method
+from pipeline.heads.verdict import LEGEND
+
+
+def web_page(report: Report, drawn: Sequence[Mapping[str, Figure]], link: Callable[[str], str] | None) -> str:
+    """The report as HTML.
+
+    Args:
+        report: What it says.
+        drawn: The figures of each section, see `figures`.
+        link: Address of a run's page, given its id; None where there is none.
+    """
+    template = Environment(
+        loader=PackageLoader("pipeline.comparison.report", "."),
+        autoescape=select_autoescape(["jinja"], default=True),
+    ).get_template("report.html.jinja")
+    groups = [section.group for section in report.sections]
+    return template.render(
+        title=report.title,
+        sections=[
+            {
+                "section": section,
+                "figures": [
+                    {"source": _embedded(figure), "description": ALT_TEXTS[name]} for name, figure in pictures.items()
+                ],
+            }
+            for section, pictures in zip(report.sections, drawn, strict=True)
+        ],
+        method=method(report.statistics),
+        rules=[f"{name}: {way.rule}." for name, way in report.ways.items()],
+        legend=[line.replace("`", "") for line in LEGEND],
+        runs=[row for group in groups for row in _run_rows(group, link)],
+        footer=f"{sum(len(arm.seeds) for group in groups for arm in group.arms)} runs compared.",
+    )
+
+
+def _run_rows(group: Group, link: Callable[[str], str] | None) -> list[dict[str, str]]:
+    first = group.arms[0].name
+    against = {
+        found.second: found.mcnemar for found in group.comparisons if found.condition == TEST and found.first == first
+    }
+    return [
+        {
+            "arm": arm.name,
+            "seed": str(seed),
+            "accuracy": f"{run[Metric.TEST_ACCURACY.column]:.4f}",
+            "id": run["run_id"],
+            "link": link(run["run_id"]) if link else "",
+            "mcnemar": f"{against[arm.name][index]:.2g}" if arm.name in against else "",
+        }
+        for arm in group.arms
+        for index, (seed, run) in enumerate(arm.runs.iterrows())
+    ]
+
+
+def _embedded(figure: Figure) -> str:
+    """A figure as the address of itself."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg")
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"

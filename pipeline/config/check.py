@@ -1,0 +1,71 @@
+"""From what Hydra composed to the typed object, checking every value on the way."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from pipeline.common.errors import ConfigError, require, suggestion
+
+T = TypeVar("T")
+
+
+def to_typed(config: DictConfig, schema: type[T]) -> T:
+    """Turns what Hydra composed into the typed object of class `schema`, checking every value on the way.
+
+    Raises:
+        ConfigError: A value is out of range, missing, or under a name that does not exist.
+    """
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(key, "???", "has no value", f"Give one, as in {key}=VALUE.")
+    _refuse_unknown(config, "")
+    resolved = copy.deepcopy(config)
+    _check_types(resolved, "")
+    typed = OmegaConf.to_object(resolved)
+    assert isinstance(typed, schema)
+    return typed
+
+
+def _refuse_unknown(config: DictConfig, prefix: str) -> None:
+    """Refuses what `+key=value` can add even to a typed configuration."""
+    known = [field.name for field in dataclasses.fields(OmegaConf.get_type(config))]  # type: ignore[arg-type]
+    for key, value in config.items_ex(resolve=False):
+        name = prefix + str(key)
+        if key not in known:
+            raise unknown_key(name, value, known)
+        if isinstance(value, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(value)):
+            _refuse_unknown(value, f"{name}.")
+
+
+def _check_types(config: DictConfig, prefix: str) -> None:
+    """Refuses what OmegaConf does not look for: lists in lists, and references to values of another type."""
+    for key, value in config.items():
+        name = prefix + str(key)
+        if OmegaConf.is_interpolation(config, str(key)):
+            config[key] = value  # Which OmegaConf does look at.
+        if isinstance(value, DictConfig):
+            _check_types(value, f"{name}.")
+        elif isinstance(value, ListConfig):
+            require(
+                not any(isinstance(item, ListConfig | DictConfig) for item in value),
+                name,
+                value,
+                "must be a list of single values",
+                f"Use for example {name}=[1,2].",
+            )
+
+
+def unknown_key(key: str, value: Any, known: list[str]) -> ConfigError:
+    """The error for a setting that does not exist, naming those that do."""
+    parent, _, name = key.rpartition(".")
+    near = suggestion(name, known)
+    prefix = f"{parent}." if parent else ""
+    return ConfigError(
+        key,
+        value,
+        "there is no such setting",
+        near.replace("mean ", f"mean {prefix}") if near else f"{parent or 'The top level'} has {', '.join(known)}.",
+    )

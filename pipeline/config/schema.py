@@ -1,0 +1,234 @@
+"""The typed schema of each command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from pipeline.common.errors import suggestion
+from pipeline.common.settings import Settings, is_side
+from pipeline.comparison.settings import Statistics
+from pipeline.config.launch import Launch
+from pipeline.config.paths import absolute
+from pipeline.data.settings import Dataset
+from pipeline.heads import HEADS
+from pipeline.heads.base import Head
+from pipeline.models.backbones.base import Backbone
+from pipeline.other_sizes.settings import SizeProbe
+from pipeline.other_sizes.ways import WAYS
+from pipeline.tracking.settings import DASHBOARD_PORT, Tracking
+from pipeline.training.settings import KeepWeights, Strategy, Training
+
+
+class InOutputDir(Settings):
+    """Settings with an `output_dir`."""
+
+    output_dir: str
+
+    @property
+    def output_path(self) -> Path:
+        """The directory, absolute."""
+        return absolute(self.output_dir)
+
+
+@dataclass
+class Config(InOutputDir):
+    """One run, fully described.
+
+    Attributes:
+        dataset: What is trained and tested on.
+        backbone: The fully convolutional extractor.
+        head: What collapses its feature map into logits.
+        training: How the model is fitted.
+        size_probe: Which other image sizes are tried.
+        tracking: Where results are recorded.
+        launch: Where the runs of a study are computed.
+        statistics: How sure the comparison at the end of a study has to be.
+        seed: Draws the validation part, the order of the images and the initial weights.
+        arm: Name of the settings that a study compares, where it compares more than heads alone.
+        study: Name of the study that the run belongs to.
+        question: What the study asks, for the dashboard and the report.
+        rerun: Train again what was trained before. Otherwise a finished run of the same study, settings, code, data and
+            versions of TensorFlow and Keras counts as done, and an interrupted one is gone on with.
+        output_dir: Directory of everything that is written: the MLflow store, caches, Hydra's logs.
+    """
+
+    dataset: Dataset = MISSING
+    backbone: Backbone = MISSING
+    head: Head = MISSING
+    training: Training = field(default_factory=Training)
+    size_probe: SizeProbe = field(default_factory=SizeProbe)
+    tracking: Tracking = field(default_factory=Tracking)
+    launch: Launch = field(default_factory=Launch)
+    statistics: Statistics = field(default_factory=Statistics)
+    seed: int = 0
+    arm: str | None = None
+    study: str | None = None
+    question: str | None = None
+    rerun: bool = False
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        self.require("seed", 0 <= self.seed < 2**32, "must lie in [0, 2³²)", example=0)
+        self.require_plain_name("study")
+        self.require_plain_name("arm")
+        self.require("output_dir", self.output_dir != "", "must name a directory", example="outputs")
+        self.training.require(
+            "keep_weights",
+            self.training.keep_weights is KeepWeights.last or self.dataset.validation_fraction > 0,
+            "needs validation images to choose by, and dataset.validation_fraction is 0",
+            "Use training.keep_weights=last or dataset.validation_fraction=0.1.",
+        )
+        if self.training.prune:
+            self._check_prune()
+        self.dataset.require(
+            "native_size",
+            self.head.takes_any_size or not self.dataset.native_size,
+            f"head={self.head.name} is built for images of one size",
+            f"Use one that takes any size (head={' or '.join(head.name for head in HEADS if head.takes_any_size)}) or "
+            "dataset.native_size=false.",
+        )
+        self.training.require(
+            "strategy",
+            self.training.strategy is Strategy.none or not self.dataset.native_size,
+            "shares every batch out, and with dataset.native_size=true a batch may hold one image",
+            "Use training.strategy=none or dataset.native_size=false.",
+        )
+        self.training.require(
+            "sizes",
+            self.training.sizes is None or not self.dataset.native_size,
+            "resizes every batch, and with dataset.native_size=true images keep their sizes",
+            "Use training.sizes=null or dataset.native_size=false.",
+        )
+
+    def _check_prune(self) -> None:
+        for key, value, wrong, why in (
+            ("dataset.validation_fraction", 0, self.dataset.validation_fraction == 0, "it goes by validation accuracy"),
+            ("study", self.study, self.study is not None, "a study compares whole trainings"),
+            (
+                "training.strategy",
+                Strategy.multi_worker.value,
+                self.training.strategy is Strategy.multi_worker,
+                "only one rank would end",
+            ),
+        ):
+            rule = f"cannot be with {key}={value}: {why}"
+            self.training.require("prune", not wrong, rule, "Use training.prune=false.")
+
+
+@dataclass
+class CompareConfig(InOutputDir):
+    """Which runs are compared.
+
+    Attributes:
+        study: Name of the study; its newest call in each experiment is compared.
+        sweep: An older call, by the tag `sweep` of its runs; null for the newest.
+        snapshot: File `runs.parquet` that an earlier comparison wrote; it is compared instead, and no store is needed.
+        tracking: Where the results were recorded.
+        statistics: How sure a verdict has to be.
+        output_dir: As it was for the runs; the report is written there.
+    """
+
+    study: str | None = None
+    sweep: str | None = None
+    snapshot: str | None = None
+    tracking: Tracking = field(default_factory=Tracking)
+    statistics: Statistics = field(default_factory=Statistics)
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        self.require(
+            "study",
+            (self.study is None) != (self.snapshot is None),
+            "is needed, or else snapshot=FILE, and not both",
+            example="heads",
+        )
+        self.require_plain_name("study")
+        self.require_plain_name("sweep")
+
+
+@dataclass
+class ConvertConfig(InOutputDir):
+    """Which trained model is converted, and how.
+
+    Attributes:
+        model: Path of a `.keras` file, or an MLflow model URI.
+        way: One of `pipeline.other_sizes.ways`; null prints those that the model allows.
+        output: The `.keras` file to write; null for one named after model and way in the working directory.
+        image_size: [height, width] in pixels of the training images, where neither the model nor its run says.
+        images: A `.npy` file of images (N, H, W, C) or a directory of image files, to prove the conversion on beside
+            random images; null for these alone.
+        tolerance: Largest difference of the answers at the training size, relative to the largest answer (but at least
+            to 1).
+        tracking: Where the model was recorded, if an MLflow URI names it.
+        output_dir: As it was for the run that recorded it.
+    """
+
+    model: str = MISSING
+    way: str | None = None
+    output: str | None = None
+    image_size: list[int] | None = None
+    images: str | None = None
+    tolerance: float = 1e-5
+    tracking: Tracking = field(default_factory=Tracking)
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        names = [way.name for way in WAYS]
+        self.require(
+            "way",
+            self.way is None or self.way in names,
+            f"there is no such way; there are {', '.join(names)}",
+            suggestion(self.way or "", names) or "Leave it out to see which the model allows.",
+        )
+        self.require(
+            "image_size",
+            self.image_size is None or (len(self.image_size) == 2 and all(map(is_side, self.image_size))),
+            "must be null or [height, width], each from 1 to 65,535 px",
+            example="[28,28]",
+        )
+        self.require("tolerance", 0 < self.tolerance < 1, "must lie in (0, 1)", example=1e-5)
+
+
+@dataclass
+class SyncConfig(InOutputDir):
+    """Which recorded runs are brought to a tracking server.
+
+    Attributes:
+        study: Name of a study whose runs alone are copied; null for all runs.
+        tracking: The server.
+        statistics: How sure a verdict on a study has to be.
+        output_dir: Where the runs are recorded.
+    """
+
+    study: str | None = None
+    tracking: Tracking = field(default_factory=Tracking)
+    statistics: Statistics = field(default_factory=Statistics)
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        self.require_plain_name("study")
+        self.tracking.require(
+            "uri",
+            self.tracking.is_server,
+            "must be the address of an MLflow server",
+            "Use for example tracking.uri=http://127.0.0.1:5000.",
+        )
+
+
+@dataclass
+class DashboardConfig(InOutputDir):
+    """How the dashboard is served.
+
+    Attributes:
+        port: On 127.0.0.1.
+        output_dir: As it was for the runs that are to be seen.
+    """
+
+    port: int = DASHBOARD_PORT
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        self.require("port", 1 <= self.port <= 65535, "must lie in [1, 65535]", example=5000)

@@ -1,0 +1,141 @@
+"""Images that are decoded once: in memory, or in memory-mapped files that processes share."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import tensorflow_datasets as tfds
+from filelock import FileLock
+
+from pipeline.common.errors import class_and_first_line, require
+from pipeline.common.files import DiskFullError, atomic_write, free_space, is_disk_full, remove_leftovers
+from pipeline.common.size import Size, size_text
+from pipeline.data.facts import DatasetFacts
+from pipeline.data.settings import Cache
+from pipeline.data.splits import DecodedSplit
+from pipeline.data.tfds import DECODE_BATCH, every_example, find_builder, read, split_digest
+
+log = logging.getLogger("pipeline")
+
+
+def available_memory() -> int:
+    """Bytes that are free."""
+    return psutil.virtual_memory().available
+
+
+def _check_memory(split: str, facts: DatasetFacts, needed: int, cache: Cache, cache_dir: Path) -> None:
+    available = available_memory()
+    room, other = "", "dataset.cache=disk, "
+    if cache is Cache.disk:
+        room, other = f"{free_space([cache_dir])}, ", ""
+    require(
+        needed < available,
+        "dataset.cache",
+        cache.value,
+        f"{split} of {facts.name} takes {needed / 1e9:.1f} GB at {size_text(facts.image_size)} px; free are {room}"
+        f"{available / 1e9:.1f} GB of memory",
+        f"Use {other}dataset.cache=none or a smaller dataset.image_size.",
+    )
+
+
+@functools.lru_cache(maxsize=2)  # The two splits of one dataset: every run of a study in this process shares them.
+def decode_once(
+    name: str,
+    version: str | None,
+    data_dir: str | None,
+    split: str,
+    facts: DatasetFacts,
+    cache: Cache,
+    cache_dir: Path,
+) -> DecodedSplit:
+    """A split whose images are decoded now, or by an earlier call or process.
+
+    Raises:
+        UserError: The prepared files are damaged, or the images do not fit.
+    """
+    builder = find_builder(name, version, data_dir)
+    digest = split_digest(builder, split)
+    shape = (int(builder.info.splits[split].num_examples), *facts.image_shape)
+    needed = math.prod(shape)
+    if cache is Cache.disk:
+        directory = cache_dir / f"{facts.name.replace('/', '-')}-{digest}-{'x'.join(map(str, facts.image_shape))}"
+        try:
+            return DecodedSplit(split, digest, *_decoded_on_disk(builder, split, shape, directory))
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            fits = needed < available_memory()
+            if not fits and needed <= shutil.disk_usage(cache_dir).total:  # Room can be made.
+                raise DiskFullError(error, [cache_dir]) from error
+            if fits:
+                log.warning(
+                    "dataset.cache=disk: %s has no room for %.1f MB of decoded images (free: %s); they are kept in "
+                    "memory",
+                    *(cache_dir, needed / 1e6, free_space([cache_dir])),
+                )
+    _check_memory(split, facts, needed, cache, cache_dir)
+    images, labels = np.empty(shape, np.uint8), np.empty(shape[0], np.int64)
+    start = 0
+    for batch_images, batch_labels in _decoded(builder, split, facts.image_size):
+        end = start + len(batch_labels)
+        images[start:end], labels[start:end] = batch_images, batch_labels
+        start = end
+    return DecodedSplit(split, digest, images, labels)
+
+
+def _decoded_on_disk(
+    builder: tfds.core.DatasetBuilder, split: str, shape: tuple[int, ...], directory: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, C), memory-mapped, and labels (N,) from a directory, to which they are decoded if need be."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory.with_name(f"{directory.name}.lock")):  # Others wait, and decode nothing themselves.
+        if directory.exists():
+            try:
+                return _open_decoded(directory, shape)
+            except (OSError, EOFError, ValueError) as error:
+                log.warning("%s is damaged (%s): the images are decoded anew", directory, class_and_first_line(error))
+                if directory.is_dir():
+                    shutil.rmtree(directory)
+                else:
+                    directory.unlink()
+        remove_leftovers(directory)
+        if math.prod(shape) > shutil.disk_usage(directory.parent).free:  # Not after writing for an hour.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+        with atomic_write(directory) as beside:
+            _decode_to_disk(builder, split, shape, beside)
+        return _open_decoded(directory, shape)
+
+
+def _open_decoded(directory: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    # Plain arrays: each batch that is cut out of a numpy.memmap would be made one, too.
+    images = np.load(directory / "images.npy", mmap_mode="r").view(np.ndarray)
+    labels = np.load(directory / "labels.npy")
+    if (images.dtype, images.shape, labels.shape) != (np.uint8, shape, shape[:1]):
+        raise ValueError(f"it holds images {images.shape} and labels {labels.shape} instead of {shape} and {shape[:1]}")
+    return images, labels
+
+
+def _decode_to_disk(builder: tfds.core.DatasetBuilder, split: str, shape: tuple[int, ...], directory: Path) -> None:
+    directory.mkdir()
+    _, height, width, _ = shape
+    # Not through a memory map: on a full disk, writing to one kills the process.
+    with (directory / "images.npy").open("wb") as images, (directory / "labels.npy").open("wb") as labels:
+        for file, kind, of_shape in ((images, "|u1", shape), (labels, "<i8", shape[:1])):
+            header = {"descr": kind, "fortran_order": False, "shape": of_shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        for batch_images, batch_labels in _decoded(builder, split, (height, width)):
+            images.write(batch_images.astype("|u1").tobytes())
+            labels.write(batch_labels.astype("<i8").tobytes())
+
+
+def _decoded(builder: tfds.core.DatasetBuilder, split: str, size: Size) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    return every_example(builder, split, read(builder, split, size).batch(DECODE_BATCH))

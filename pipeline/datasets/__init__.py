@@ -1,1 +1,0 @@
-"""TFDS builders that ship with the project; importing one registers it with TFDS."""

@@ -1,0 +1,187 @@
+"""What every head does: make logits (N, K) of a feature map (N, H, W, C), and say what it does with other sizes of map.
+
+A head owns its knobs, its size contract and its `build()`. The contract is made of two functions of the feature-map
+size, and everything else follows from them:
+
+- `collapsed_size`: the spatial size that is left for the Dense layers, whose kernels fix it for good;
+- `seen_cells`: how many rows or columns of the map can change the logits.
+
+Keras is imported where a model is built, so that composing a configuration stays fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from omegaconf import MISSING
+
+from pipeline.common.settings import Settings, is_count
+from pipeline.common.size import Size, size_text
+from pipeline.heads.verdict import Verdict
+
+if TYPE_CHECKING:
+    import keras
+    from keras import KerasTensor
+
+
+EVERY_CELL = "every cell"
+"""The `collapsed_function` of a map that is kept whole."""
+MEAN = "mean of each channel"
+"""The `collapsed_function` of the mean over the whole map."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a head declares for one feature-map size.
+
+    Attributes:
+        verdict: See `Verdict`.
+        collapsed: Spatial size left for the Dense layers, `(0, 0)` if the window does not fit.
+        seen_fraction: Share of the map's cells that can change the logits, 0.0 if refused.
+        reason: One sentence for people.
+    """
+
+    verdict: Verdict
+    collapsed: Size
+    seen_fraction: float
+    reason: str
+
+
+@dataclass
+class Head(Settings, ABC):
+    """What all heads share.
+
+    Attributes:
+        name: The head's name in configurations and in MLflow; follows from the class.
+        hidden_units: Widths of Dense + ReLU layers between the collapsed map and the logits.
+        dropout: Share of the inputs of each Dense layer that training drops.
+    """
+
+    name: str = MISSING
+    hidden_units: list[int] = field(default_factory=list)
+    dropout: float = 0.0
+
+    group: ClassVar[str] = "head"
+    takes_any_size: ClassVar[bool] = False
+    """Whether the model is built with unknown height and width."""
+    color: ClassVar[str] = "#000000"
+    """The head's colour in every chart (Okabe and Ito's palette, which colour-blind readers can tell apart)."""
+
+    def __post_init__(self) -> None:
+        self.require_own_name()
+        self.require(
+            "hidden_units",
+            all(map(is_count, self.hidden_units)),
+            "each width must lie in [1, 2³¹)",
+            "Use for example head.hidden_units=[128], or [] for none.",
+        )
+        self.require("dropout", 0.0 <= self.dropout < 1.0, "must lie in [0, 1)", example=0.5)
+
+    @abstractmethod
+    def collapsed_size(self, native: Size, size: Size) -> Size:
+        """Spatial size left for the Dense layers when a head built for `native` meets a map of `size`."""
+
+    def seen_cells(self, native: Size, size: Size) -> Size:
+        """Rows and columns of a map of `size` that can change the logits; all of them unless overridden."""
+        return size
+
+    def collapsed_function(self, native: Size | None) -> str:
+        """What the collapse computes at the training size, in words: two heads that compute the same say the same.
+
+        A head that is never the same function as another one need not say more than this.
+
+        Args:
+            native: Height and width of the map in training; None where they are not known.
+        """
+        shared = {field.name for field in dataclasses.fields(Head)}
+        own = [field.name for field in dataclasses.fields(self) if field.name not in shared]
+        return ", ".join([self.name, *(f"{name}={getattr(self, name)}" for name in own)])
+
+    def function(self, native: Size | None) -> str:
+        """What the whole head is, in words: heads with equal ones are one function, and train alike."""
+        return f"{self.collapsed_function(native)}, hidden_units={self.hidden_units}, dropout={self.dropout}"
+
+    @abstractmethod
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
+        """Turns (N, H, W, C) into (N, F), for a head trained on maps of size `native`."""
+
+    def contract(self, native: Size, size: Size) -> Contract:
+        """What the head, trained on maps of size `native`, does with one of `size`."""
+        collapsed = self.collapsed_size(native, size)
+        trained = self.collapsed_size(native, native)
+        if 0 in collapsed:
+            window = "×".join(str(cells) for cells in self.window(native))
+            reason = f"the {window} window does not fit into the {size_text(size)} feature map"
+            return Contract(Verdict.REFUSES, (0, 0), 0.0, reason)
+        if collapsed != trained:
+            reason = (
+                f"the {size_text(size)} feature map collapses to {size_text(collapsed)}, but the first Dense kernel "
+                f"was trained on {size_text(trained)}"
+            )
+            return Contract(Verdict.REFUSES, collapsed, 0.0, reason)
+        rows, columns = self.seen_cells(native, size)
+        seen_fraction = rows * columns / (size[0] * size[1])
+        if seen_fraction < 1:
+            reason = f"{1 - seen_fraction:.0%} of the {size_text(size)} feature map is ignored"
+            return Contract(Verdict.CROPS, collapsed, seen_fraction, reason)
+        if size == native:
+            return Contract(Verdict.NATIVE, collapsed, 1.0, f"the feature map is {size_text(native)} as in training")
+        return Contract(Verdict.ADAPTS, collapsed, 1.0, f"all of the {size_text(size)} feature map counts")
+
+    def window(self, native: Size) -> Size:
+        """Rows and columns that one output cell looks at; the whole map unless overridden."""
+        return native
+
+    def build(self, map_shape: tuple[int, int, int], classes: int, trained_on: Size | None = None) -> keras.Model:
+        """Builds the head.
+
+        Args:
+            map_shape: Shape (H, W, C) of the feature map that it will meet.
+            classes: Number of classes K.
+            trained_on: Height and width of the map that the head was made for, if another: the windows keep that
+                size, so that weights trained there mean the same here.
+
+        Returns:
+            A model named `head` from (N, H, W, C), or (N, ?, ?, C) where the head takes any size, to float32
+            logits (N, K).
+
+        Raises:
+            ConfigError: The head cannot be made for maps of this size.
+            ValueError: A head made for `trained_on` finds its window larger than this map.
+        """
+        import keras
+
+        native = trained_on or map_shape[:2]
+        self.check(native)
+        input_size = (None, None) if self.takes_any_size else map_shape[:2]
+        inputs = keras.Input((*input_size, map_shape[2]), name="feature_map")
+        x = self.collapse(inputs, native)
+        for units in self.hidden_units:
+            x = keras.layers.Dense(units, activation="relu")(self._drop(x))
+        x = self._drop(x)
+        # Logits stay in float32 under mixed precision: the loss needs the digits.
+        logits = keras.layers.Dense(classes, dtype="float32", name="logits")(x)
+        return keras.Model(inputs, logits, name="head")
+
+    def parameters(self, map_shape: tuple[int, int, int], classes: int) -> int:
+        """How many weights the head has that is built for maps (H, W, C) and K classes, without building it.
+
+        Raises:
+            ConfigError: It cannot be built.
+        """
+        rows, columns, channels = map_shape
+        self.check((rows, columns))
+        widths = [math.prod(self.collapsed_size((rows, columns), (rows, columns))) * channels, *self.hidden_units]
+        return sum((inputs + 1) * units for inputs, units in zip(widths, [*self.hidden_units, classes], strict=True))
+
+    def check(self, native: Size) -> None:
+        """Raises `ConfigError` if the head cannot be built for maps of size `native`."""
+
+    def _drop(self, x: KerasTensor) -> KerasTensor:
+        import keras
+
+        return keras.layers.Dropout(self.dropout)(x) if self.dropout else x

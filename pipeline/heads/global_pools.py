@@ -1,0 +1,104 @@
+"""Pooling of the whole map into a number a channel, then Dense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pipeline.common.size import Size
+from pipeline.heads.base import MEAN, Head
+
+if TYPE_CHECKING:
+    from keras import KerasTensor
+
+
+@dataclass
+class GlobalPool(Head):
+    """What heads share that pool the whole map into a number a channel.
+
+    Weights of the head without hidden layers: C·K + K.
+    """
+
+    takes_any_size: ClassVar[bool] = True
+
+    def collapsed_size(self, native: Size, size: Size) -> Size:
+        return (1, 1)
+
+
+@dataclass
+class GlobalAveragePool(GlobalPool):
+    """GlobalAveragePooling2D, then Dense: the mean of each channel, over a map of any size.
+
+    Source: Lin, Chen, Yan, "Network In Network", 2013, section 3.2.
+
+    Attributes:
+        keepdims: Keep the pooled map as (N, 1, 1, C) until it is flattened; the logits are the same.
+    """
+
+    name: str = "global_average_pool"
+    keepdims: bool = False
+
+    color: ClassVar[str] = "#0072B2"
+
+    def collapsed_function(self, native: Size | None) -> str:
+        return MEAN
+
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
+        import keras
+
+        pooled = keras.layers.GlobalAveragePooling2D(keepdims=self.keepdims)(feature_map)
+        return keras.layers.Flatten()(pooled) if self.keepdims else pooled
+
+
+@dataclass
+class GlobalMaxPool(GlobalPool):
+    """GlobalMaxPooling2D, then Dense: the largest value of each channel, over a map of any size.
+
+    Source: Oquab, Bottou, Laptev, Sivic, "Is object localization for free?", 2015, section 3.
+    """
+
+    name: str = "global_max_pool"
+
+    color: ClassVar[str] = "#CC79A7"
+
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
+        import keras
+
+        return keras.layers.GlobalMaxPooling2D()(feature_map)
+
+
+@dataclass
+class GeneralizedMeanPool(GlobalPool):
+    """Generalized-mean pooling (GeM), then Dense: (mean xᵖ)^(1/p) of each channel, over a map of any size.
+
+    p = 1 is the mean, p → ∞ the maximum. Values below `FLOOR` count as that: roots want positive numbers. Powers are of
+    shares of the channel's largest value, so that those of large p neither overflow nor vanish.
+    Source: Radenović, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", 2018, equation 3. p is
+    fixed here and not learned.
+
+    Attributes:
+        p: The exponent.
+    """
+
+    name: str = "generalized_mean_pool"
+    p: float = 3.0
+
+    color: ClassVar[str] = "#56B4E9"
+    FLOOR: ClassVar[float] = 1e-6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("p", 1 <= self.p <= 100, "must lie in [1, 100]", "Use for example head.p=3, or 1 for the mean.")
+
+    def collapsed_function(self, native: Size | None) -> str:
+        return MEAN if self.p == 1 else super().collapsed_function(native)
+
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
+        import keras
+        from keras import ops
+
+        values = ops.maximum(ops.cast(feature_map, "float32"), self.FLOOR)
+        # The result does not depend on what it is divided and multiplied by, so neither does its gradient.
+        largest = ops.stop_gradient(ops.max(values, axis=(1, 2)))
+        powers = ops.power(values / ops.expand_dims(largest, (1, 2)), self.p)
+        return largest * ops.power(keras.layers.GlobalAveragePooling2D(dtype="float32")(powers), 1 / self.p)

@@ -1,0 +1,122 @@
+"""Taking Keras models apart: every layer in a row, the part before a tensor, the same layers for images of any size.
+
+All weights stay shared with the model that is taken apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import KerasTensor
+
+
+class LayerRefusesError(ValueError):
+    """A layer cannot take what comes to it.
+
+    Args:
+        operation: The layer.
+    """
+
+    def __init__(self, operation: keras.Operation) -> None:
+        super().__init__(f"{operation_text(operation)} cannot take what comes to it")
+        self.operation = operation
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of an operation in a model.
+
+    Attributes:
+        operation: A layer, or one of `keras.ops`.
+        inputs: The tensors that it is used on.
+        outputs: The tensors that it makes of them.
+    """
+
+    operation: keras.Operation
+    inputs: tuple[KerasTensor, ...]
+    outputs: tuple[KerasTensor, ...]
+
+    @property
+    def input(self) -> KerasTensor | None:
+        """The tensor that it is used on; None if there are several."""
+        return self.inputs[0] if len(self.inputs) == 1 else None
+
+    @property
+    def output(self) -> KerasTensor | None:
+        """What it makes of it; None if that is several tensors."""
+        return self.outputs[0] if len(self.outputs) == 1 else None
+
+
+def operation_text(operation: keras.Operation) -> str:
+    """`conv2d_1 (Conv2D)`."""
+    return f"{operation.name} ({type(operation).__name__})"
+
+
+def is_graph(model: Any) -> bool:
+    """Whether a model is a graph of layers, functional or Sequential, and not code of its own."""
+    return isinstance(model, keras.Function | keras.Sequential)
+
+
+def again(model: keras.Model, inputs: KerasTensor) -> tuple[keras.Model, list[Call]]:
+    """Uses each layer of a model again, those of models inside it too, in order.
+
+    Args:
+        model: A graph of layers with one input.
+        inputs: What to use it on.
+
+    Returns:
+        The same function of `inputs` as one graph without models inside it, and the uses of its layers.
+
+    Raises:
+        LayerRefusesError: A layer cannot take what a layer before it makes of `inputs`.
+    """
+    _make_names_unique(model, set())
+    graph = keras.Model(model.inputs[0], model.outputs if len(model.outputs) > 1 else model.outputs[0])
+    # At the model's own sizes, which the models inside it may insist on.
+    while any(is_graph(operation) for operation in graph.operations):
+        graph, _ = _replay(graph, keras.Input(graph.input.shape[1:], dtype=graph.input.dtype))
+    return _replay(graph, inputs)
+
+
+def calls(model: keras.Model, inputs: KerasTensor) -> list[Call]:
+    """The uses of a model's layers on `inputs`, see `again`; the last one's output is the model's."""
+    return again(model, inputs)[1]
+
+
+def for_any_size(model: keras.Model) -> keras.Model:
+    """The same layers from images (N, ?, ?, C), for a model from images (N, H, W, C)."""
+    return again(model, keras.Input((None, None, model.input_shape[-1]), dtype=model.inputs[0].dtype))[0]
+
+
+def _replay(graph: keras.Model, inputs: KerasTensor) -> tuple[keras.Model, list[Call]]:
+    """Uses each layer of a graph again; a model among them gives way to its layers, which may be models again."""
+    found: list[Call] = []
+
+    def use(operation: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+        try:
+            outputs = (operation.call if is_graph(operation) else operation)(*args, **kwargs)
+        except Exception as error:  # Each layer has its own way of refusing a shape.
+            raise LayerRefusesError(operation) from error
+        # Keras converts what it gives to a model inside a model, even to the type that it has.
+        if type(operation).__name__ == "ConvertToTensor" and outputs.dtype == args[0].dtype:
+            return args[0]
+        tensors = [value for value in keras.tree.flatten([args, kwargs]) if isinstance(value, keras.KerasTensor)]
+        found.append(Call(operation, tuple(tensors), tuple(keras.tree.flatten(outputs))))
+        return outputs
+
+    same = keras.models.clone_model(
+        graph, input_tensors=inputs, clone_function=lambda operation: operation, call_function=use
+    )
+    return same, found
+
+
+def _make_names_unique(model: Any, taken: set[str]) -> None:
+    """Keras wants each name once in a graph, but models inside a model may use the same ones."""
+    for operation in getattr(model, "operations", None) or model.layers:
+        if is_graph(operation):
+            _make_names_unique(operation, taken)
+        while operation.name in taken:
+            operation.name = f"{model.name}_{operation.name}"
+        taken.add(operation.name)

@@ -1,0 +1,86 @@
+"""Keras models in files: read without running code from them, written whole or not at all."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.common.errors import ConfigError, first_line, require
+from pipeline.common.files import DiskFullError, atomic_write, is_disk_full
+
+if TYPE_CHECKING:
+    import keras
+
+
+def check_keras_file(path: Path, key: str) -> None:
+    """Raises `ConfigError` unless `path`, which the setting `key` names, looks like a file of Keras's format."""
+    require(path.is_file(), key, path, "there is no such file", f"Give the path of a .keras file: {key}=PATH.")
+    require(
+        path.suffix == ".keras" and zipfile.is_zipfile(path),
+        key,
+        path,
+        "is not in Keras's .keras format, or is cut short",
+        "Save the model with model.save('NAME.keras').",
+    )
+
+
+def load_model(path: Path, key: str) -> keras.Model:
+    """Loads a `.keras` file in Keras's safe mode.
+
+    Args:
+        path: The file.
+        key: The setting that names it, for messages.
+
+    Raises:
+        ConfigError: There is no such file, it is not one of Keras's format, or it holds code.
+    """
+    import keras
+
+    check_keras_file(path, key)
+    try:
+        with warnings.catch_warnings():
+            # Keras only warns of layers that the file has no weights for.
+            warnings.filterwarnings("error", "Skipping nested container")
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # A file of unknown origin can fail in any way.
+        reason = str(error)
+        if "Lambda" in reason or "unsafe" in reason:
+            rule, remedy = "holds code (such as a Lambda layer), which is never run", "Replace it by layers of Keras."
+        elif "Could not locate" in reason:
+            what = reason.partition("Could not locate ")[2].partition(". ")[0]
+            rule, remedy = f"needs the custom {what}, which Keras does not have", "Replace it by layers of Keras."
+        else:
+            rule = f"is not a model that Keras {keras.__version__} can load: {first_line(error)}"
+            remedy = "Save it again with model.save('NAME.keras')."
+        raise ConfigError(key, path, rule, remedy) from error
+
+
+@contextmanager
+def saved_model(model: keras.Model, path: Path, key: str) -> Iterator[Path]:
+    """Writes a `.keras` file beside its place, and moves it there once the caller is content with it.
+
+    Args:
+        model: The model.
+        path: The file; an older one is replaced.
+        key: The setting that names it, for messages.
+
+    Yields:
+        Where the file is until the block ends without an error.
+
+    Raises:
+        ConfigError: The name does not end in `.keras`, or it cannot be written.
+        DiskFullError: There is no room for it.
+    """
+    require(path.suffix == ".keras", key, path, "has to end in .keras", f"Use for example {key}=converted.keras.")
+    try:
+        with atomic_write(path) as beside:
+            model.save(beside)
+            yield beside
+    except OSError as error:
+        if is_disk_full(error):
+            raise DiskFullError(error, [path.parent], f"{key}=PATH") from error
+        raise ConfigError(key, path, f"cannot be written: {error}", f"Choose another place with {key}=PATH.") from error

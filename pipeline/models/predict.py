@@ -1,0 +1,46 @@
+"""Logits of a model on batches of images, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.special import log_softmax
+
+from pipeline.models.fused import fused_batch_norm
+
+
+def compiled(model: keras.Model) -> Callable[[np.ndarray | tf.Tensor], tf.Tensor]:
+    """The model's inference as one compiled function of images or feature maps (N, H, W, C), with fused batch norm.
+
+    Traced once, for all batch sizes and, where the model takes any, for all sizes.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, model.inputs[0].dtype)])
+    def outputs(inputs: tf.Tensor) -> tf.Tensor:
+        with fused_batch_norm():
+            return model(inputs, training=False)
+
+    return outputs
+
+
+def predict(
+    model: keras.Model, batches: tf.data.Dataset, order: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32 (N, K) and labels int64 (N,) of all batches, in their order or sorted by `order`, (N,)."""
+    logits_of = compiled(model)
+    pairs = [(logits_of(images).numpy(), labels) for images, labels in batches.as_numpy_iterator()]
+    logits, labels = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    return (logits, labels) if order is None else (logits[np.argsort(order)], labels[np.argsort(order)])
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Top-1 accuracy of logits (N, K) against labels (N,)."""
+    return float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean cross-entropy in nats of logits (N, K) against labels (N,)."""
+    return float(-np.mean(log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]))

@@ -1,0 +1,261 @@
+"""What does happen at each image size, measured on a trained model."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.common.condition import Mode
+from pipeline.common.size import Size, size_text
+from pipeline.data.batches import Data
+from pipeline.data.tf_data import resize
+from pipeline.heads.base import Head
+from pipeline.heads.verdict import Verdict
+from pipeline.models.backbones.base import ImageSizeError
+from pipeline.models.predict import compiled
+from pipeline.other_sizes.gradient import GRADIENT_IMAGES, seen_fraction_of
+from pipeline.other_sizes.modes import MAKERS, canvas_places
+from pipeline.other_sizes.parts import NotRecognizedError, Parts
+from pipeline.other_sizes.plan import ContractError, PlannedSize, SizePlan
+from pipeline.other_sizes.settings import SizeProbe
+from pipeline.other_sizes.take_apart import take_apart
+from pipeline.other_sizes.ways import ways_for
+from pipeline.other_sizes.ways.base import MapWay
+
+AS_IS = ""
+"""The model as it was trained, beside the names of the ways."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model predicts at one image size, run in one way.
+
+    Attributes:
+        classes: The class of each test image, (N,), by the mode in which the images were made; none if it is refused.
+        accuracies: Top-1 accuracy likewise.
+    """
+
+    classes: Mapping[Mode, np.ndarray] = field(default_factory=dict)
+    accuracies: Mapping[Mode, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, classes: Mapping[Mode, np.ndarray], labels: np.ndarray) -> Predictions:
+        """The predictions with their accuracies against labels (N,)."""
+        return cls(classes, {mode: float(np.mean(predicted == labels)) for mode, predicted in classes.items()})
+
+    def accuracy(self, mode: Mode) -> float:
+        """Top-1 accuracy; NaN if the size is refused."""
+        return self.accuracies.get(mode, math.nan)
+
+
+@dataclass(frozen=True)
+class MeasuredSize:
+    """What did happen at one image size.
+
+    Attributes:
+        size: Height and width of the image in pixels.
+        map_size: Height and width of the feature map in cells; None where the backbone leaves none.
+        verdict: What the trained head did.
+        seen_fraction: Share of the map's cells that can change the logits, by gradient; 0.0 if refused.
+        reason: One sentence for people.
+        as_is: Predictions of the model as it is.
+        ways: Predictions of the model run in each way of `pipeline.other_sizes.ways` that its head allows, by name.
+    """
+
+    size: Size
+    map_size: Size | None
+    verdict: Verdict
+    seen_fraction: float
+    reason: str
+    as_is: Predictions = Predictions()
+    ways: Mapping[str, Predictions] = field(default_factory=dict)
+
+
+def measure_sizes(
+    model: keras.Model,
+    plan: SizePlan,
+    probe: SizeProbe,
+    data: Data,
+    test_logits: np.ndarray,
+    test_labels: np.ndarray,
+) -> list[MeasuredSize]:
+    """What the trained model does at each probed size.
+
+    The head is rebuilt at each size and the trained weights are copied into it. A refusal to be built and a refusal
+    to take the weights are answers; any other exception is a bug and passes through.
+
+    Args:
+        model: The trained model, as `build_model` made it.
+        plan: Of the model's backbone and head.
+        probe: Which sizes, how many images.
+        data: Where the test images come from.
+        test_logits: The model's logits (N, K) on the test split at the training size.
+        test_labels: Its labels (N,).
+
+    Raises:
+        ContractError: A rebuilt model answers with something else than finite numbers.
+    """
+    measurement = _Measurement(model, plan, probe, data, test_logits, test_labels)
+    return [measurement.at(size) for size in probe.image_sizes(data.facts.image_size)]
+
+
+class _Measurement:
+    """A trained model, what is made of it, and the test images; functions are traced once for all image sizes."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        plan: SizePlan,
+        probe: SizeProbe,
+        data: Data,
+        test_logits: np.ndarray,
+        test_labels: np.ndarray,
+    ) -> None:
+        self._plan, self._probe, self._data = plan, probe, data
+        self._backbone, self._head = model.get_layer("backbone"), model.get_layer("head")
+        self._labels = test_labels[: probe.max_images]
+        self._native_classes = test_logits.argmax(axis=1)[: probe.max_images]
+        self._extract = compiled(self._backbone)
+        parts: Parts | None = None
+        with suppress(NotRecognizedError):
+            parts = take_apart(self._head, plan.native_map)  # The feature map is what the head takes for images.
+        self._parts = parts
+        self._on_maps: dict[str, tuple[MapWay, Callable[[np.ndarray], tf.Tensor]]] = {}
+        self._on_images: dict[str, Callable[[np.ndarray], tf.Tensor]] = {}
+        for way in ways_for(parts):
+            if probe.ways is not None and way.name not in probe.ways:
+                continue
+            if isinstance(way, MapWay):
+                converted_head = way.convert(self._head, parts, plan.native_map)
+                self._on_maps[way.name] = (way, compiled(converted_head))
+            else:
+                self._on_images[way.name] = compiled(way.convert(model, None, data.facts.image_size))
+
+    @property
+    def ways(self) -> list[str]:
+        """Names of the ways that are measured."""
+        return [*self._on_images, *self._on_maps]
+
+    def at(self, size: Size) -> MeasuredSize:
+        """What the model does with images of a size in pixels."""
+        facts, native_map = self._data.facts, self._plan.native_map
+        map_shape, rebuilt, verdict, seen_fraction = None, None, Verdict.REFUSES, 0.0
+        heads: dict[str, Callable[[np.ndarray], tf.Tensor]] = {}
+        try:
+            map_shape = self._plan.backbone.map_shape(self._backbone, size)
+            heads = self._heads_for(map_shape)
+            rebuilt = rebuild(self._plan.head, self._head, map_shape, native_map)
+            heads[AS_IS] = compiled(rebuilt)
+        except (ImageSizeError, ValueError) as error:
+            reason = str(error)
+        if rebuilt is not None and map_shape is not None:
+            images, _ = next(self._data.test(GRADIENT_IMAGES).as_numpy_iterator())
+            seen_fraction = seen_fraction_of(rebuilt, self._features_of(resize(images, size)).numpy())
+            whole = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
+            verdict = whole if seen_fraction == 1 else Verdict.CROPS
+            reason = f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts"
+        if size == facts.image_size and not facts.natural:
+            same = Predictions.of(dict.fromkeys(Mode, self._native_classes), self._labels)
+            predictions = dict.fromkeys([AS_IS, *self.ways], same)
+        else:
+            predictions = self._predict(heads, size)
+        return MeasuredSize(
+            size=size,
+            map_size=map_shape[:2] if map_shape else None,
+            verdict=verdict,
+            seen_fraction=seen_fraction,
+            reason=reason,
+            as_is=predictions.get(AS_IS, Predictions()),
+            ways={name: predictions.get(name, Predictions()) for name in self.ways},
+        )
+
+    def _features_of(self, images: np.ndarray | tf.Tensor) -> tf.Tensor:
+        """The feature map float32 (N, h, w, F) of uint8 images (N, H, W, C)."""
+        return tf.cast(self._extract(images), tf.float32)  # It is shorter under mixed precision.
+
+    def _heads_for(self, map_shape: tuple[int, int, int]) -> dict[str, Callable[[np.ndarray], tf.Tensor]]:
+        """The converted heads that take a feature map of shape (H, W, F), by the names of their ways."""
+        if self._parts is None:
+            return {}
+        size = self._parts.extractor.compute_output_shape((None, *map_shape))[1:3]
+        return {
+            name: logits_of
+            for name, (way, logits_of) in self._on_maps.items()
+            if way.refusal(self._parts.map_size, size) is None
+        }
+
+    def _predict(self, heads: Mapping[str, Callable[[np.ndarray], tf.Tensor]], size: Size) -> dict[str, Predictions]:
+        """What each head, and each way that changes the images, predicts for test images made in each mode."""
+        data, probe = self._data, self._probe
+        height, width = data.facts.image_size
+        order = data.test_order(probe.max_images)
+        # As many pixels as a batch at the training size, so that memory stays bounded.
+        batch_size = max(1, min(probe.batch_size, probe.batch_size * height * width // (size[0] * size[1])))
+        tops, lefts = canvas_places(len(data.test_split), data.test_split.size, size, probe.seed)
+        predicted: dict[str, dict[Mode, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
+
+        def note(name: str, mode: Mode, logits: tf.Tensor) -> None:
+            if not np.isfinite(logits.numpy()).all():
+                raise ContractError(
+                    f"{name or 'the model'} answers {size_text(size)} px images with logits that are not finite"
+                )
+            predicted[name][mode].append(logits.numpy().argmax(axis=1))
+
+        start = 0
+        for images, _ in data.test(batch_size, probe.max_images).as_numpy_iterator():
+            batch = order[start : (start := start + len(images))]
+            for mode, make in MAKERS.items():
+                made = make(images, size, tops[batch], lefts[batch])
+                if heads:
+                    feature_map = self._features_of(made)  # All heads share one pass through the backbone.
+                    for name, logits_of in heads.items():
+                        note(name, mode, logits_of(feature_map))
+                for name, logits_of in self._on_images.items():
+                    note(name, mode, logits_of(made))
+        back = np.argsort(order)
+        return {
+            name: Predictions.of(
+                {mode: np.concatenate(batches)[back] for mode, batches in by_mode.items()}, self._labels
+            )
+            for name, by_mode in predicted.items()
+        }
+
+
+def rebuild(head: Head, trained: keras.Model, map_shape: tuple[int, int, int], native: Size) -> keras.Model:
+    """Builds a head for another map and copies the trained weights into it.
+
+    Args:
+        head: The head's configuration.
+        trained: The head that was trained.
+        map_shape: (H, W, C) of the other map.
+        native: Height and width of the map that `trained` was made for.
+
+    Raises:
+        ValueError: It cannot be built, or the weights do not fit.
+    """
+    rebuilt = head.build(map_shape, trained.output_shape[-1], trained_on=native)
+    rebuilt.set_weights(trained.get_weights())
+    for before, after in zip(trained.layers, rebuilt.layers, strict=True):
+        # 4×5 cells fit a kernel trained on 5×4 cells, each at another's place.
+        if isinstance(after, keras.layers.Flatten) and before.input.shape != after.input.shape:
+            raise ValueError(f"the weights belong to cells of {before.input.shape}, not of {after.input.shape}")
+    return rebuilt
+
+
+def check_plan(head: Head, planned: Sequence[PlannedSize], measured: Sequence[MeasuredSize]) -> None:
+    """Raises `ContractError` unless what was measured is what was planned."""
+    for plan, measurement in zip(planned, measured, strict=True):
+        same = (plan.size, plan.map_size, plan.verdict) == (measurement.size, measurement.map_size, measurement.verdict)
+        if not same or not math.isclose(plan.seen_fraction, measurement.seen_fraction):
+            raise ContractError(
+                f"head={head.name} at {size_text(plan.size)} px: planned {plan.verdict.value} with "
+                f"{plan.seen_fraction:.4f} of the map seen ({plan.reason}), measured {measurement.verdict.value} with "
+                f"{measurement.seen_fraction:.4f} ({measurement.reason})"
+            )

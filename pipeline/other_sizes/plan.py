@@ -1,0 +1,156 @@
+"""What will happen at each image size, known before training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.common.errors import ConfigError, require
+from pipeline.common.size import Size, of_shape, size_text
+from pipeline.data.batches import Data
+from pipeline.data.facts import DatasetFacts
+from pipeline.data.natural_sizes import NaturalSplit
+from pipeline.heads import HEADS
+from pipeline.heads.base import Head
+from pipeline.heads.verdict import Verdict
+from pipeline.models.backbones.base import Backbone, ImageSizeError, ImageTooSmallError
+from pipeline.other_sizes.gradient import GRADIENT_IMAGES, check_memory, seen_fraction_of
+from pipeline.other_sizes.settings import SizeProbe
+
+
+class ContractError(Exception):
+    """A head did something else than it declares: a bug of this program, never the user's mistake."""
+
+
+@dataclass(frozen=True)
+class PlannedSize:
+    """What will happen at one image size, known before training.
+
+    Attributes:
+        size: Height and width of the image in pixels.
+        map_size: Height and width of the feature map in cells; None where the backbone leaves none.
+        collapsed: Height and width that the head leaves for its Dense layers; None like `map_size`.
+        verdict: What the head, trained at the training size, does here.
+        seen_fraction: Share of the map's cells that can change the logits, by gradient; 0.0 if refused.
+        parameters: Parameters of a model built for this size from scratch; None where none can be built.
+        reason: One sentence for people.
+    """
+
+    size: Size
+    map_size: Size | None
+    collapsed: Size | None
+    verdict: Verdict
+    seen_fraction: float
+    parameters: int | None
+    reason: str
+
+
+class SizePlan:
+    """What a head on a backbone will do at any image size; the extractor is built once for all of them.
+
+    Args:
+        backbone: The extractor's configuration.
+        head: The head's configuration.
+        facts: What both are trained on.
+
+    Attributes:
+        native_map: Height and width of the feature map at the training size.
+
+    Raises:
+        ImageSizeError: The backbone cannot take the training images.
+        ConfigError: The head cannot be made for the feature map of the training images.
+    """
+
+    def __init__(self, backbone: Backbone, head: Head, facts: DatasetFacts) -> None:
+        self.backbone, self.head, self.facts = backbone, head, facts
+        self._extractor = backbone.build(facts.channels)
+        rows, columns, _ = backbone.map_shape(self._extractor, facts.image_size)
+        self.native_map: Size = (rows, columns)
+        head.check(self.native_map)
+
+    def at(self, size: Size) -> PlannedSize:
+        """What will happen to images of a size in pixels.
+
+        Raises:
+            UserError: There is no memory to see which cells of so large a map count.
+            ContractError: The head declares another seen fraction than its gradient has.
+        """
+        head = self.head
+        try:
+            map_shape = self.backbone.map_shape(self._extractor, size)
+        except ImageSizeError as error:
+            return PlannedSize(size, None, None, Verdict.REFUSES, 0.0, None, str(error))
+        contract = head.contract(self.native_map, map_shape[:2])
+        if contract.verdict is not Verdict.REFUSES:
+            check_memory(map_shape, size)
+            maps = np.random.default_rng(0).random((GRADIENT_IMAGES, *map_shape), np.float32)
+            built = head.build(map_shape, self.facts.classes, trained_on=self.native_map)
+            seen_fraction = seen_fraction_of(built, maps)
+            if not math.isclose(seen_fraction, contract.seen_fraction):
+                raise ContractError(
+                    f"head={head.name} declares that {contract.seen_fraction:.4f} of a {size_text(map_shape[:2])} map "
+                    f"counts; its gradient says {seen_fraction:.4f}"
+                )
+        try:
+            parameters = self._extractor.count_params() + head.parameters(map_shape, self.facts.classes)
+        except ConfigError:  # A window of fixed size that is larger than this map.
+            parameters = None
+        return PlannedSize(
+            size=size,
+            map_size=map_shape[:2],
+            collapsed=contract.collapsed,
+            verdict=contract.verdict,
+            seen_fraction=contract.seen_fraction,
+            parameters=parameters,
+            reason=contract.reason,
+        )
+
+    def sizes(self, probe: SizeProbe) -> list[PlannedSize]:
+        """What will happen at each probed size; for what is raised see `at`."""
+        return [self.at(size) for size in probe.image_sizes(self.facts.image_size)]
+
+    def check_training(self, heights: Sequence[int] | None) -> None:
+        """Raises `ConfigError` unless the model can be trained at each height in pixels; None is the training size."""
+        native = self.facts.image_size
+        planned = [self.at(of_shape(native, height)) for height in sorted(heights or [])]
+        refused = [
+            f"at {size_text(plan.size)} px, "
+            + (
+                plan.reason.rstrip(".")
+                if plan.seen_fraction < 1
+                else f"its model is built for {size_text(native)} px alone"
+            )
+            for plan in planned
+            if plan.map_size is None or not (self.head.takes_any_size or plan.size == native)
+        ]
+        any_size = next(option.name for option in HEADS if option.takes_any_size)
+        require(
+            not refused,
+            "training.sizes",
+            heights,
+            f"head={self.head.name} on {self.backbone.name} has to take every one of them in training. But "
+            f"{'; '.join(refused)}",
+            f"Use head={any_size} or another head for images of any size, larger sizes, or null.",
+        )
+
+    def check_smallest(self, data: Data) -> None:
+        """Raises `ConfigError` if an image of natural size is too small for the backbone."""
+        for split in (data.train_split, data.test_split):
+            if not isinstance(split, NaturalSplit):
+                continue  # Its one size was checked when the plan was made.
+            heights, widths = split.size
+            smallest = int(np.argmin(np.minimum(heights, widths)))
+            size = int(heights[smallest]), int(widths[smallest])
+            try:
+                self.backbone.map_shape(self._extractor, size)
+            except ImageTooSmallError as error:
+                raise ConfigError(
+                    "dataset.native_size",
+                    True,
+                    f"{split.files[smallest]} is too small: {error.rule}",
+                    "Leave such images out, bring them to larger sizes with dataset.size_step, use a backbone with "
+                    "fewer strides, or dataset.native_size=false.",
+                ) from error

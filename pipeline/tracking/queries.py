@@ -1,0 +1,128 @@
+"""What a study's runs left in MLflow, read back."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline.common.condition import TEST, Condition
+from pipeline.common.names import ANSWERS, SWEEP, File, Metric, Tag, sweep_tag
+from pipeline.comparison.answers import pack
+
+
+def membership(sweep: str) -> tuple[str, str]:
+    """The tag, name and value, of a run that belongs to a sweep from now on.
+
+    A run that is asked for again belongs to each of the sweeps that asked for it, whose comparisons all need it.
+    """
+    return sweep_tag(sweep), f"{time.time():.3f}"
+
+
+def sweeps(run: Run) -> dict[str, str]:
+    """The names of the sweeps that a run belongs to, and since when."""
+    return {name.removeprefix(SWEEP): at for name, at in run.data.tags.items() if name.startswith(SWEEP)}
+
+
+def sweep_filter(sweep: str) -> str:
+    """MLflow's filter for the runs of a sweep."""
+    return f"tags.`{sweep_tag(sweep)}` != ''"
+
+
+def runs_of_sweep(sweep: str) -> pd.DataFrame:
+    """All runs of one call of a study, a row each, as `mlflow.search_runs` gives them, with its name as `sweep`."""
+    return _search(sweep_filter(sweep)).assign(sweep=sweep)
+
+
+def whole_trainings(sweep: str, dataset: str, epochs: int) -> list[list[float]]:
+    """Validation accuracies, epoch by epoch, of the finished runs of a sweep so far that were not pruned.
+
+    Args:
+        sweep: The tag of its runs.
+        dataset: TFDS name; runs on others are left out.
+        epochs: The same for those that were to have another number of epochs.
+    """
+    runs = runs_of_sweep(sweep)
+    if runs.empty:
+        return []
+    whole = (runs["status"] == "FINISHED") & (runs[Tag.DATASET.column] == dataset)
+    whole &= runs["params.training.epochs"] == str(epochs)
+    if Tag.PRUNED.column in runs:
+        whole &= runs[Tag.PRUNED.column].isna()
+    client = mlflow.MlflowClient()
+    return [list(validation_accuracies(client, run_id).values()) for run_id in runs["run_id"][whole]]
+
+
+def validation_accuracies(client: MlflowClient, run_id: str) -> dict[int, float]:
+    """Validation accuracy after each epoch, counted from 1; of one that a killed run did again, the later one."""
+    points = client.get_metric_history(run_id, Metric.VALIDATION_ACCURACY)
+    return {point.step: point.value for point in sorted(points, key=lambda point: (point.step, point.timestamp))}
+
+
+def newest_runs(study: str) -> pd.DataFrame:
+    """The runs of the newest call of a study, in each experiment that has any, with the call's name as `sweep`."""
+    runs = _search(f"{Tag.STUDY.column} = '{study}'")
+    prefix = f"tags.{SWEEP}"
+    since = runs[[column for column in runs if str(column).startswith(prefix)]].astype(float).dropna(how="all")
+    found = [runs.iloc[:0].assign(sweep="")]
+    for _, calls in since.groupby(runs["experiment_id"]):
+        newest = calls.max().idxmax()
+        found.append(runs.loc[calls.index[calls[newest].notna()]].assign(sweep=newest.removeprefix(prefix)))
+    return pd.concat(found) if len(found) > 1 else found[0]
+
+
+def one_run(run_id: str) -> pd.DataFrame:
+    """One run, as a row."""
+    return _search(f"attributes.run_id = '{run_id}'")
+
+
+def trained_runs(study: str | None = None) -> pd.DataFrame:
+    """All trained runs, or those of one study, the oldest first; reports are not among them."""
+    return _search(f"{Tag.HEAD.column} != ''" + (f" and {Tag.STUDY.column} = '{study}'" if study else ""))
+
+
+def entities(runs: pd.DataFrame) -> list[Run]:
+    """The same runs as MLflow's entities."""
+    return [mlflow.MlflowClient().get_run(run_id) for run_id in runs.get("run_id", [])]
+
+
+def studies() -> list[str]:
+    """Names of all studies in the store, sorted."""
+    runs = _search(f"{Tag.STUDY.column} != ''")
+    return sorted(runs[Tag.STUDY.column].unique()) if len(runs) else []
+
+
+def _search(filter_string: str) -> pd.DataFrame:
+    return mlflow.search_runs(
+        search_all_experiments=True, filter_string=filter_string, order_by=["attributes.start_time ASC"]
+    )
+
+
+def with_answers(runs: pd.DataFrame) -> pd.DataFrame:
+    """The same table with a column `answers.CONDITION` for each condition, as `comparison.analysis` takes it.
+
+    Args:
+        runs: Finished runs, as `mlflow.search_runs` gives them, each with its recorded predictions.
+    """
+    answers = pd.DataFrame([_answers(run_id) for run_id in runs["run_id"]], index=runs.index)
+    return pd.concat([runs, answers.where(answers.notna(), None)], axis=1)
+
+
+def _answers(run_id: str) -> dict[str, bytes]:
+    table = _parquet(run_id, File.PREDICTIONS)
+    logits = [column for column in table if str(column).startswith("logit_")]
+    found = {f"{ANSWERS}{TEST}": pack(table[logits].to_numpy().argmax(axis=1) == table["label"].to_numpy())}
+    table = _parquet(run_id, File.SIZE_PREDICTIONS)
+    for column in table:
+        if Condition.parse(str(column)) is not None:
+            found[f"{ANSWERS}{column}"] = pack((table[column] == table["label"]).to_numpy())
+    return found
+
+
+def _parquet(run_id: str, name: str) -> pd.DataFrame:
+    with tempfile.TemporaryDirectory() as directory:
+        return pd.read_parquet(mlflow.MlflowClient().download_artifacts(run_id, name, directory))

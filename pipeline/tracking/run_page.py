@@ -1,0 +1,229 @@
+"""What a run's page shows: its description, conclusion first, and its pictures."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.special import softmax
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+
+from pipeline.common.condition import Mode
+from pipeline.common.names import File
+from pipeline.common.size import size_text
+from pipeline.data.batches import Data
+from pipeline.data.facts import DatasetFacts
+from pipeline.heads.verdict import LEGEND, Verdict, phrase
+from pipeline.models.cost import Cost
+from pipeline.other_sizes.measure import MeasuredSize
+
+WIDTH = 7.0
+"""Of the pictures, in inches; wider ones would push MLflow's side bar off the page."""
+MISTAKES = 12
+"""Misclassified images shown."""
+MODE_STYLES = (("o-", "#0072B2"), ("s--", "#D55E00"))
+"""Point and line, and colour, of each mode's curve."""
+MAX_NAMED_CLASSES = 30
+"""More classes than this have no room for names and numbers in a picture."""
+
+
+def describe(
+    facts: DatasetFacts,
+    cost: Cost,
+    accuracy: float,
+    measured: Sequence[MeasuredSize],
+    command: str | None,
+    picture: Callable[[str], str],
+) -> str:
+    """The run's description in Markdown.
+
+    Args:
+        facts: What it was trained on.
+        cost: What the model costs.
+        accuracy: On the test split, at the training size or at natural sizes.
+        measured: What happened at each probed size.
+        command: What to type to run it again; None if it was not started by a command.
+        picture: Address of a picture, given its file name.
+    """
+    verdicts = {result.size[0]: result.verdict for result in measured}
+    conclusion = (
+        f"**{cost.parameters_total:,} parameters, {accuracy:.3f} test accuracy at {facts.trained_size.in_words}; "
+        f"{phrase(verdicts, facts.trained_size.height)}.**"
+    )
+    parts = [conclusion, f"![Accuracy by image size]({picture(File.SIZE_FIGURE)})", _size_table(measured)]
+    if measured[0].ways:
+        parts.append(_ways_table(measured))
+    parts.append("\n".join(f"- {line}" for line in LEGEND))
+    parts += [f"![{name}]({picture(name)})" for name in (File.CONFUSION_FIGURE, File.MISTAKES_FIGURE)]
+    if command:
+        parts.append(f"Run it again:\n\n```\n{command}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _size_table(measured: Sequence[MeasuredSize]) -> str:
+    lines = [
+        "| image / px | feature map | verdict | seen | "
+        + " | ".join(f"accuracy, {mode.short}" for mode in Mode)
+        + " |",
+        "|---|---|---|---:|" + "---:|" * len(Mode),
+    ]
+    lines += [
+        f"| {size_text(result.size)} | {size_text(result.map_size) if result.map_size else '-'} | "
+        f"`{result.verdict.value}` | {result.seen_fraction:.0%} | "
+        + " | ".join(_number(result.as_is.accuracy(mode)) for mode in Mode)
+        + " |"
+        for result in measured
+    ]
+    return "\n".join(lines)
+
+
+def _ways_table(measured: Sequence[MeasuredSize]) -> str:
+    """Accuracies of the ways to run the model at other sizes: resized / on a canvas."""
+    ways = list(measured[0].ways)
+    modes = " / ".join(mode.short for mode in Mode)
+    lines = [f"| image / px, {modes} | " + " | ".join(ways) + " |", "|---|" + "---:|" * len(ways)]
+    for result in measured:
+        cells = [
+            " / ".join(_number(predictions.accuracy(mode)) for mode in Mode) for predictions in result.ways.values()
+        ]
+        lines.append(" | ".join([f"| {size_text(result.size)}", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _number(accuracy: float) -> str:
+    return "-" if math.isnan(accuracy) else f"{accuracy:.4f}"
+
+
+def draw(data: Data, logits: np.ndarray, labels: np.ndarray, measured: Sequence[MeasuredSize]) -> dict[str, Figure]:
+    """The run's pictures by file name.
+
+    Args:
+        data: Of the run; the misclassified images are read from its test split.
+        logits: Of the test split at the training size, (N, K).
+        labels: Its labels, (N,).
+        measured: What happened at each probed size.
+    """
+    names = data.facts.class_names
+    wrong = most_confident_mistakes(logits, labels)
+    order = data.test_split.order(np.sort(wrong))
+    batches = data.test_split.in_order(np.sort(wrong), batch_size=MISTAKES)
+    images = dict(
+        zip(order, (image for batch_images, _ in batches.as_numpy_iterator() for image in batch_images), strict=True)
+    )
+    return {
+        File.SIZE_FIGURE: size_figure(measured),
+        File.CONFUSION_FIGURE: confusion_figure(labels, logits.argmax(axis=1), names),
+        File.MISTAKES_FIGURE: mistakes_figure([images[index] for index in wrong], logits[wrong], labels[wrong], names),
+    }
+
+
+def most_confident_mistakes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Indices of at most `MISTAKES` misclassified images, those first whose wrong class got most probability."""
+    wrong = np.flatnonzero(logits.argmax(axis=1) != labels)
+    return wrong[np.argsort(-_probabilities(logits[wrong]).max(axis=1, initial=0.0), kind="stable")][:MISTAKES]
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    return softmax(logits.astype(np.float64), axis=1)
+
+
+def size_figure(measured: Sequence[MeasuredSize]) -> Figure:
+    """Accuracy by image height in pixels, refused sizes marked, cropped ones hatched; below it the seen fraction."""
+    heights = [result.size[0] for result in measured]
+    figure = Figure(figsize=(WIDTH, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    mark_verdicts(top, {result.size[0]: result.verdict for result in measured})
+    for mode, (style, color) in zip(Mode, MODE_STYLES, strict=True):
+        top.plot(heights, [result.as_is.accuracy(mode) for result in measured], style, color=color, label=mode.label)
+    top.set(ylabel="test accuracy", ylim=(0, 1.02))
+    top.legend(loc="lower right", fontsize="small")
+    bottom.plot(heights, [result.seen_fraction for result in measured], "k.-")
+    bottom.set(xlabel="image height / px", ylabel="share of the\nmap that counts", ylim=(-0.05, 1.05), xticks=heights)
+    return figure
+
+
+def mark_verdicts(axis: Axes, verdicts: dict[int, Verdict]) -> None:
+    """Shades refused sizes and hatches cropped ones, each halfway to its neighbours.
+
+    Args:
+        axis: Its x axis is in pixels.
+        verdicts: By height in pixels, ascending.
+    """
+    heights = list(verdicts)
+    middles = [(low + high) / 2 for low, high in itertools.pairwise(heights)]
+    # The outermost reach as far out as in; a lone size has no neighbour.
+    edges = (
+        [2 * heights[0] - middles[0], *middles, 2 * heights[-1] - middles[-1]]
+        if middles
+        else [heights[0] - 1.0, heights[0] + 1.0]
+    )
+    axis.set_xlim(edges[0], edges[-1])
+    styles: dict[Verdict, dict[str, Any]] = {
+        Verdict.REFUSES: {"facecolor": "0.88", "edgecolor": "none", "label": "refused"},
+        Verdict.CROPS: {"facecolor": "none", "edgecolor": "0.7", "hatch": "///", "linewidth": 0, "label": "cropped"},
+    }
+    for index, verdict in enumerate(verdicts.values()):
+        if verdict in styles:
+            axis.axvspan(edges[index], edges[index + 1], zorder=0, **styles[verdict])
+            styles[verdict]["label"] = "_"  # One entry in the legend.
+
+
+def confusion_figure(labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """How often each true class (rows) was taken for each class (columns), in test images."""
+    few = len(class_names) <= MAX_NAMED_CLASSES
+    side = min(WIDTH, 2.5 + 0.4 * len(class_names)) if few else WIDTH
+    figure = Figure(figsize=(side, side), layout="constrained")
+    counts = confusion_matrix(labels, predicted, labels=range(len(class_names)))
+    ConfusionMatrixDisplay(counts, display_labels=class_names if few else None).plot(
+        ax=figure.subplots(),
+        cmap="Blues",
+        colorbar=not few,
+        include_values=few,
+        xticks_rotation="vertical",
+        text_kw={"fontsize": "small" if len(class_names) <= 12 else "xx-small"},
+    )
+    (axis, *_) = figure.axes
+    axis.set(xlabel="predicted class", ylabel="true class", title="test images")
+    if not few:
+        axis.set(xticks=[], yticks=[])
+    return figure
+
+
+def mistakes_figure(
+    images: Sequence[np.ndarray], logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> Figure:
+    """Misclassified images, each with the class it was taken for, its probability, and the true one.
+
+    Args:
+        images: uint8 (H, W, C) each.
+        logits: (N, K).
+        labels: (N,).
+        class_names: Of the K classes.
+    """
+    columns, room = 6, 1.4  # The height of an image with its words, where the image has 1.
+    rows = max(1, math.ceil(len(images) / columns))
+    figure = Figure(figsize=(WIDTH, WIDTH / columns * room * rows + 0.3), layout="constrained")
+    axis = figure.subplots()  # One for all images: drawing as many as there are takes three times as long.
+    axis.axis("off")
+    axis.set(title="misclassified, most confident first" if len(images) else "no test image was misclassified")
+    for place, (image, scores, label) in enumerate(zip(images, _probabilities(logits), labels, strict=True)):
+        row, column = divmod(place, columns)
+        middle, bottom = column + 0.5, (row + 1) * room
+        height, width = 0.95 * np.array(image.shape[:2]) / max(image.shape[:2])
+        axis.imshow(
+            image.squeeze(-1) if image.shape[-1] == 1 else image,
+            cmap="gray",
+            vmin=0,
+            vmax=255,
+            extent=(middle - width / 2, middle + width / 2, bottom, bottom - height),
+        )
+        guess = int(scores.argmax())
+        words = f"{class_names[guess]} {scores[guess]:.0%}\nis {class_names[label]}"
+        axis.text(middle, bottom - height - 0.03, words, fontsize="x-small", ha="center", va="bottom")
+    axis.set(xlim=(0, columns), ylim=(rows * room, 0))
+    return figure

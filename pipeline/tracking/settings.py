@@ -1,0 +1,61 @@
+"""Where results are recorded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from pipeline.common.errors import require
+from pipeline.common.settings import Settings
+
+DASHBOARD_PORT = 5000
+
+
+@dataclass
+class Tracking(Settings):
+    """Where results are recorded.
+
+    Attributes:
+        uri: MLflow tracking URI; null for a SQLite store in `output_dir`.
+        experiment: Name of the MLflow experiment; null for the dataset's name.
+        log_model: Record the trained model.
+        register_as: Name in MLflow's model registry to add the trained model to, as a new version; null for none.
+    """
+
+    uri: str | None = None
+    experiment: str | None = None
+    log_model: bool = True
+    register_as: str | None = None
+
+    group: ClassVar[str] = "tracking"
+
+    def __post_init__(self) -> None:
+        try:
+            address = urlsplit(self.uri or "")
+        except ValueError as error:
+            raise self.error("uri", f"is not an address: {error}", example="http://127.0.0.1:5000") from error
+        require(
+            address.username is None and address.password is None,
+            "tracking.uri",
+            f"{address.scheme}://***@{address.hostname}",
+            "must not hold a user or a password, which would be printed and logged",
+            "Set the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead.",
+        )
+        self.require(
+            "register_as",
+            self.register_as is None or (self.log_model and re.fullmatch("[^/:]+", self.register_as) is not None),
+            "needs tracking.log_model=true, and a name without / and :",
+            example="fashion_heads",
+        )
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the store is behind a server, which may not answer."""
+        return self.uri is not None and self.uri.startswith(("http://", "https://"))
+
+    @property
+    def recorded(self) -> Tracking:
+        """Where runs are recorded first: with a server, the local store in `output_dir`."""
+        return replace(self, uri=None) if self.is_server else self

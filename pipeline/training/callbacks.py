@@ -1,0 +1,162 @@
+"""What happens between the steps and epochs of a training: the progress line, what is kept, and an early end."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from pipeline.common.errors import UserError
+from pipeline.common.files import free_space
+from pipeline.common.signals import deferred
+from pipeline.training import checkpoint
+from pipeline.training.pruning import behind_the_median
+
+log = logging.getLogger("pipeline")
+
+
+class LossNotFiniteError(UserError):
+    """The loss is no longer a finite number. The model has the best weights of the epochs before, if there are any.
+
+    Args:
+        epoch: In which it happened, from 1.
+        step: Of this epoch, from 1: it happened by then, in one of the steps that are executed at once.
+    """
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(
+            f"The loss is no longer a finite number, in epoch {epoch}, by step {step}. Use a smaller "
+            "training.learning_rate or training.precision=float32."
+        )
+        self.epoch = epoch
+
+
+def pruner(state: checkpoint.State, others: Sequence[Sequence[float]]) -> Any:
+    """A Keras callback that ends a training whose history in `state` is behind the median of others.
+
+    It comes after the `keeper`, which writes that history.
+    """
+
+    class Pruner(keras.callbacks.Callback):
+        def reason(self) -> str:
+            if not (others and state.history):
+                return ""
+            return behind_the_median([metrics["val_accuracy"] for metrics in state.history], others)
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            if epoch + 1 < self.params["epochs"] and (reason := self.reason()):
+                log.info("  ended %s", reason)
+                self.model.stop_training = True
+
+    return Pruner()
+
+
+def keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, seconds: float | None) -> Any:
+    """A Keras callback that keeps history and best weights in `state`, and the state in a file."""
+
+    class Keeper(keras.callbacks.Callback):
+        unsaved: dict[str, np.ndarray] | None = None
+
+        def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+            self.saved = time.monotonic()
+
+        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            if logs is not None and not math.isfinite(logs["loss"]):
+                if state.best_weights:
+                    self.model.set_weights(state.best_weights)
+                raise LossNotFiniteError(self.epoch + 1, batch + 1)
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            state.history.append({key: float(value) for key, value in (logs or {}).items()})
+            accuracies = [metrics.get("val_accuracy", math.nan) for metrics in state.history]
+            if not keep_best or not state.best_weights or accuracies[epoch] > accuracies[state.best_epoch]:
+                state.best_epoch, state.best_weights = epoch, self.model.get_weights()
+            if state_file is None or seconds is None:
+                return
+            self.unsaved = checkpoint.capture(self.model, state)
+            if time.monotonic() - self.saved >= seconds:
+                self.save()
+
+        @deferred()
+        def save(self) -> None:
+            """Saves the state after the newest epoch, if it is not saved yet."""
+            if state_file is None or self.unsaved is None:
+                return
+            try:
+                checkpoint.save(state_file, self.unsaved)
+                self.unsaved, self.saved = None, time.monotonic()
+            except OSError as error:
+                log.warning(
+                    "  the state after epoch %d could not be saved: %s (free: %s); the training goes on without",
+                    len(state.history),
+                    error,
+                    free_space([state_file.parent]),
+                )
+
+    return Keeper()
+
+
+def progress_line(images: int, epochs: int) -> Any:
+    """A Keras callback that logs a line an epoch, and at most one each ten seconds within it."""
+
+    class Progress(keras.callbacks.Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seconds: list[float] = []
+
+        def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+            self.training_began = self.last_line = time.perf_counter()
+            self.first_epoch = -1
+
+        def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            self.epoch, self.epoch_began = epoch, time.perf_counter()
+            if self.first_epoch < 0:
+                self.first_epoch = epoch
+            self.trained_until: float | None = None
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            now = time.perf_counter()
+            if now - self.last_line >= 10:
+                self.last_line = now
+                share = (batch + 1) / self.params["steps"]
+                log.info(
+                    "  epoch %d/%d %3.0f %%  %s", self.epoch + 1, epochs, 100 * share, self._rate_and_eta(share, now)
+                )
+
+        def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+            self.trained_until = time.perf_counter()
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            now = self.last_line = time.perf_counter()
+            self.seconds.append((self.trained_until or now) - self.epoch_began)
+            logs = logs or {}
+            validation = f"  val {logs['val_accuracy']:.4f}" if "val_accuracy" in logs else ""
+            log.info(
+                "  epoch %d/%d  accuracy: train %.4f%s  %s",
+                epoch + 1,
+                epochs,
+                logs["accuracy"],
+                validation,
+                self._rate_and_eta(1.0, now),
+            )
+
+        def _rate_and_eta(self, share: float, now: float) -> str:
+            elapsed = (self.trained_until or now) - self.epoch_began
+            done = self.epoch + share - self.first_epoch
+            left = (now - self.training_began) * (epochs - self.epoch - share) / done
+            return f"{share * images / elapsed:,.0f} images/s  {left:.0f} s left"
+
+        def images_per_second(self) -> float:
+            steady = self.seconds[1:] or self.seconds
+            return len(steady) * images / sum(steady) if steady else math.nan
+
+    return Progress()

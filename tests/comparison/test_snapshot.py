@@ -1,0 +1,51 @@
+"""A study in one file: the report made from it is the report that was made of the runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.common.errors import ConfigError
+from pipeline.comparison.snapshot import read_snapshot, write_snapshot
+from tests.comparison.studies import study
+from tests.conftest import ROOT, run_program
+
+SNAPSHOTS = sorted((ROOT / "experiments" / "study").glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[] if path.stem == "heads" else pytest.mark.slow, id=path.stem) for path in SNAPSHOTS],
+)
+def test_findings_hold_the_tables_of_their_snapshot(path: Path, tmp_path: Path) -> None:
+    result = run_program("pipeline.compare", f"snapshot={path}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    made = (tmp_path / "outputs" / "studies" / path.stem / "report.md").read_text().splitlines()
+    rows = [line for line in made if line.startswith("|")]
+    assert len(rows) > 10
+    findings = path.with_suffix(".md").read_text().splitlines()
+    assert [row for row in rows if row not in findings] == []
+    assert not (tmp_path / "outputs" / "mlflow.db").exists()
+
+
+def test_what_says_where_somebodys_files_are_is_not_kept(tmp_path: Path) -> None:
+    runs = study(seeds=1).assign(
+        **{"params.output_dir": "/home/me", "params.tracking.uri": "http://host", "params.dataset.data_dir": "/data"}
+    )
+    write_snapshot(runs.assign(artifact_uri="file:///home/me"), tmp_path / "runs.parquet")
+    read = read_snapshot(tmp_path / "runs.parquet")
+    assert not {"params.output_dir", "params.tracking.uri", "params.dataset.data_dir", "artifact_uri"} & set(read)
+    assert read["answers.test"].tolist() == runs["answers.test"].tolist()
+
+
+def test_a_file_that_is_no_snapshot_is_named(tmp_path: Path) -> None:
+    for name, content in (("missing", None), ("text", b"not parquet"), ("other", pd.DataFrame({"a": [1]}))):
+        path = tmp_path / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            content.to_parquet(path)
+        with pytest.raises(ConfigError, match=f"snapshot={path}: (cannot be read|has no answers.test, metrics)"):
+            read_snapshot(path)

@@ -1,0 +1,178 @@
+"""Each head: parameters by arithmetic, and its declared contract against what a model does."""
+
+from __future__ import annotations
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.common.errors import ConfigError
+from pipeline.common.size import Size
+from pipeline.heads.average import AveragePool
+from pipeline.heads.base import Head
+from pipeline.heads.flatten import FlattenDense
+from pipeline.heads.global_pools import GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
+from pipeline.heads.pyramid import SpatialPyramidPool
+from pipeline.heads.verdict import Verdict
+from pipeline.other_sizes.gradient import seen_fraction_of
+from pipeline.other_sizes.measure import rebuild
+
+NATIVE, ADAPTS, CROPS, REFUSES = Verdict.NATIVE, Verdict.ADAPTS, Verdict.CROPS, Verdict.REFUSES
+
+PARAMETERS = [
+    (FlattenDense(), 7 * 7 * 64 * 10 + 10),
+    (FlattenDense(hidden_units=[128]), 7 * 7 * 64 * 128 + 128 + 128 * 10 + 10),
+    (FlattenDense(dropout=0.5), 7 * 7 * 64 * 10 + 10),
+    (AveragePool(), 64 * 10 + 10),
+    (AveragePool(pool_size=[2, 2], strides=[1, 1]), 6 * 6 * 64 * 10 + 10),  # (7 - 2) // 1 + 1 = 6
+    (AveragePool(pool_size=[2, 2], padding="same"), 4 * 4 * 64 * 10 + 10),  # ⌈7 / 2⌉ = 4
+    (AveragePool(hidden_units=[32, 16]), 64 * 32 + 32 + 32 * 16 + 16 + 16 * 10 + 10),
+    (GlobalAveragePool(), 64 * 10 + 10),
+    (GlobalAveragePool(keepdims=True), 64 * 10 + 10),
+    (GlobalAveragePool(hidden_units=[128]), 64 * 128 + 128 + 128 * 10 + 10),
+    (GlobalMaxPool(), 64 * 10 + 10),
+    (GeneralizedMeanPool(), 64 * 10 + 10),
+    (SpatialPyramidPool(), (1 + 4 + 16) * 64 * 10 + 10),
+    (SpatialPyramidPool(levels=[3], hidden_units=[8]), 9 * 64 * 8 + 8 + 8 * 10 + 10),
+]
+
+
+@pytest.mark.parametrize(("head", "parameters"), PARAMETERS, ids=str)
+def test_parameters_equal_the_arithmetic(head: Head, parameters: int) -> None:
+    built = head.build((7, 7, 64), 10)
+    assert built.count_params() == parameters
+    assert head.parameters((7, 7, 64), 10) == parameters
+    assert built.output_shape == (None, 10)
+    assert built.input_shape == ((None, None, None, 64) if head.takes_any_size else (None, 7, 7, 64))
+
+
+CONTRACTS = [
+    # head trained on 7×7, side of the map, verdict, share of the map that counts
+    (FlattenDense(), 6, REFUSES, 0),
+    (FlattenDense(), 7, NATIVE, 1),
+    (FlattenDense(), 8, REFUSES, 0),
+    (AveragePool(), 6, REFUSES, 0),  # m < p
+    (AveragePool(), 7, NATIVE, 1),
+    (AveragePool(), 8, CROPS, 49 / 64),  # p < m < 2p
+    (AveragePool(), 13, CROPS, 49 / 169),
+    (AveragePool(), 14, REFUSES, 0),  # m ≥ 2p
+    (AveragePool(strides=[1, 1]), 8, REFUSES, 0),  # (8 - 7) // 1 + 1 = 2 windows
+    (AveragePool(pool_size=[2, 2], strides=[3, 3]), 7, CROPS, 16 / 49),  # rows 0, 1, 3, 4 of 7: (7 - 2) // 3 + 1 = 2
+    (AveragePool(pool_size=[2, 2], strides=[3, 3]), 6, CROPS, 16 / 36),  # also 2 windows
+    (AveragePool(pool_size=[2, 2], padding="same"), 8, ADAPTS, 1),  # ⌈7 / 2⌉ = ⌈8 / 2⌉ = 4
+    (AveragePool(pool_size=[2, 2]), 6, ADAPTS, 1),  # 7 // 2 = 6 // 2 = 3, and 6 is covered
+    (AveragePool(pool_size=[2, 2]), 7, CROPS, 36 / 49),  # row and column 7 fall off
+    (GlobalAveragePool(), 1, ADAPTS, 1),
+    (GlobalAveragePool(), 7, NATIVE, 1),
+    (GlobalAveragePool(), 14, ADAPTS, 1),
+    (GlobalMaxPool(), 6, ADAPTS, 1),
+    (GeneralizedMeanPool(), 14, ADAPTS, 1),
+    (SpatialPyramidPool(), 1, ADAPTS, 1),  # bins share cells where there are fewer cells than bins
+    (SpatialPyramidPool(), 7, NATIVE, 1),
+]
+
+
+@pytest.mark.parametrize(("head", "side", "verdict", "seen"), CONTRACTS, ids=str)
+def test_contract_follows_the_rules(head: Head, side: int, verdict: Verdict, seen: float) -> None:
+    contract = head.contract((7, 7), (side, side))
+    assert contract.verdict is verdict
+    assert contract.seen_fraction == pytest.approx(seen)
+    assert contract.reason
+
+
+HEADS = [
+    FlattenDense(),
+    FlattenDense(hidden_units=[8]),
+    GlobalAveragePool(),
+    GlobalAveragePool(keepdims=True),
+    AveragePool(),
+    AveragePool(strides=[1, 1]),
+    AveragePool(padding="same"),
+    *(
+        AveragePool(pool_size=list(window), strides=strides, padding=padding)
+        for window in ((2, 2), (3, 2))
+        for strides in (None, [1, 1], [2, 3], [4, 4])
+        for padding in ("valid", "same")
+    ),
+    GlobalMaxPool(),
+    GeneralizedMeanPool(p=2.0),
+    SpatialPyramidPool(),
+]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=str)
+def test_declared_contract_is_what_the_model_does(head: Head) -> None:
+    """Builds, copies the weights and takes gradients at every size from 1×1 to 9×11, after training on 4×5."""
+    native, channels, classes = (4, 5), 3, 4
+    trained = head.build((*native, channels), classes)
+    sizes: list[Size] = [(rows, columns) for rows, columns in itertools.product((1, 2, 3, 4, 5, 8, 9), (4, 5, 6, 11))]
+    for size in sizes:
+        contract = head.contract(native, size)
+        try:
+            rebuilt = rebuild(head, trained, (*size, channels), native)
+        except ValueError:
+            assert contract.verdict is REFUSES, size
+            continue
+        assert contract.verdict is not REFUSES, size
+        maps = np.random.default_rng(1).random((16, *size, channels), np.float32)
+        assert contract.seen_fraction == pytest.approx(seen_fraction_of(rebuilt, maps)), size
+
+
+def test_weights_that_fit_by_accident_are_refused() -> None:
+    trained = FlattenDense().build((4, 5, 3), 4)
+    with pytest.raises(ValueError, match="belong to cells of"):
+        rebuild(FlattenDense(), trained, (5, 4, 3), native=(4, 5))
+
+
+def test_a_window_larger_than_the_training_map_is_refused_with_the_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"head.pool_size=\[9, 9\]: must fit into the 7×7 feature map"):
+        AveragePool(pool_size=[9, 9]).build((7, 7, 64), 10)
+
+
+def test_keepdims_changes_nothing_but_shapes() -> None:
+    flat, kept = (GlobalAveragePool(keepdims=keepdims).build((7, 7, 4), 3) for keepdims in (False, True))
+    kept.set_weights(flat.get_weights())
+    maps = np.random.default_rng(0).random((5, 7, 7, 4), np.float32)
+    assert np.array_equal(flat(maps), kept(maps))
+
+
+def test_dropout_acts_in_training_only() -> None:
+    head = GlobalAveragePool(dropout=0.5).build((2, 2, 64), 3)
+    maps = np.ones((1, 2, 2, 64), np.float32)
+    assert np.array_equal(head(maps, training=False), head(maps, training=False))
+    assert not np.array_equal(head(maps, training=True), head(maps, training=True))
+
+
+def test_pooled_values_follow_the_formulas() -> None:
+    """On the 3×3 map 1 … 9, whose only channel reaches the Dense layers."""
+    feature_map = keras.ops.reshape(keras.ops.arange(1.0, 10.0), (1, 3, 3, 1))
+
+    def pooled(head: Head) -> list[float]:
+        inputs = keras.Input((None, None, 1))
+        return keras.Model(inputs, head.collapse(inputs, (3, 3)))(feature_map).numpy().ravel().tolist()
+
+    assert pooled(GlobalAveragePool()) == [5.0]  # 45 / 9
+    assert pooled(GlobalMaxPool()) == [9.0]
+    assert pooled(GeneralizedMeanPool(p=1)) == pytest.approx([5.0])
+    assert pooled(GeneralizedMeanPool(p=100)) == pytest.approx([9 * 9 ** (-1 / 100)])  # (8/9)¹⁰⁰ is 8e-6
+    assert pooled(GeneralizedMeanPool(p=3)) == pytest.approx([225 ** (1 / 3)])  # 1³ + … + 9³ = 45² = 2025, / 9
+    # Bins of 2 over 3 cells: ⌊3i / 2⌋ to ⌈3(i + 1) / 2⌉ - 1, which is 0–1 and 1–2: rows 123 456 and 456 789.
+    assert pooled(SpatialPyramidPool(levels=[1, 2])) == [9.0, 5.0, 6.0, 8.0, 9.0]
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0, 20.0, 100.0])
+@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e3])
+def test_generalized_means_of_all_magnitudes_have_values_and_gradients(p: float, scale: float) -> None:
+    """(mean xᵖ)^(1/p) = x for equal x, and its gradient is a 1/4 for each of four cells, however large p is."""
+    head = GeneralizedMeanPool(p=p)
+    inputs = keras.Input((None, None, 1))
+    pool = keras.Model(inputs, head.collapse(inputs, (2, 2)))
+    maps = tf.fill((1, 2, 2, 1), tf.constant(scale))
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        pooled = pool(maps)
+    np.testing.assert_allclose(pooled, [[scale]], rtol=1e-5)
+    np.testing.assert_allclose(np.ravel(tape.gradient(pooled, maps)), [0.25] * 4, rtol=1e-4)

@@ -1,0 +1,242 @@
+"""A tracking server that dies, hangs or answers with errors stops no training and costs no result."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline.tracking.queries import sweeps
+from tests.conftest import run_program, start_program
+from tests.program.servers import TRACKING_SERVER, Proxy, free_port, running, start, stop
+
+pytestmark = pytest.mark.slow
+EPOCHS = 80
+STUDY = (
+    *("pipeline.train", "study=heads", "seed=0", "head=average_pool,global_average_pool"),
+    *(f"training.epochs={EPOCHS}", "size_probe.ways=[]"),
+)
+
+
+def _trained(uri: str) -> dict[str, Run]:
+    runs = MlflowClient(uri).search_runs(["1"], "tags.head != ''")
+    found = {run.info.run_name: run for run in runs}
+    assert len(found) == len(runs)  # No run is there twice.
+    return found
+
+
+def _recorded(uri: str, run: Run) -> dict[str, object]:
+    """All that was recorded of a run, without what is different in every store."""
+    client = MlflowClient(uri)
+    metrics = {
+        (point.key, point.step, point.timestamp, repr(point.value))
+        for key in run.data.metrics
+        for point in client.get_metric_history(run.info.run_id, key)
+    }
+    ours = ("delivered", "heartbeat", "recorded_as", "mlflow.loggedArtifacts")
+    files = {file.path: file.file_size for file in client.list_artifacts(run.info.run_id)}
+    (model,) = run.outputs.model_outputs
+    return {
+        "metrics": metrics,
+        "params": run.data.params,
+        "tags": {key: text.replace(run.info.run_id, "") for key, text in run.data.tags.items() if key not in ours},
+        "files": files,
+        "model": {
+            f.path: f.file_size for f in client.list_logged_model_artifacts(model.model_id) if f.path != "MLmodel"
+        },
+        "datasets": [
+            (used.dataset.name, used.dataset.digest, used.tags[0].value) for used in run.inputs.dataset_inputs
+        ],
+        "end": (run.info.status, run.info.start_time, run.info.end_time),
+    }
+
+
+def _assert_all_there(client: Path, uri: str) -> None:
+    local = f"sqlite:///{client / 'outputs' / 'mlflow.db'}"
+    ours, theirs = _trained(local), _trained(uri)
+    assert set(theirs) == set(ours) == {"average_pool seed 0", "global_average_pool seed 0"}
+    for name, run in ours.items():
+        assert _recorded(uri, theirs[name]) == _recorded(local, run)
+        points = MlflowClient(uri).get_metric_history(theirs[name].info.run_id, "train/loss")
+        assert sorted(point.step for point in points) == list(range(1, EPOCHS + 1))
+        mlflow.set_tracking_uri(uri)
+        model = mlflow.pyfunc.load_model(f"models:/{theirs[name].outputs.model_outputs[0].model_id}")
+        assert np.asarray(model.predict(np.zeros((1, 8, 8, 1), np.uint8))).shape == (1, 10)
+    print(f"{sum(len(_recorded(uri, run)['metrics']) for run in theirs.values())} points, none lost")  # type: ignore[arg-type]
+
+
+def _lines_with_time(process: subprocess.Popen[str]) -> Iterator[tuple[float, str]]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield time.monotonic(), line
+
+
+@pytest.mark.parametrize("outage", ["killed", "hung", "failing"])
+def test_a_server_that_is_gone_for_a_while_gets_everything(tmp_path: Path, outage: str) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "client").mkdir()
+    port = free_port()
+    server = start(*TRACKING_SERVER, port=port, cwd=tmp_path / "server")
+    proxy = Proxy(port)
+    process = start_program(
+        *STUDY, "tracking=server", f"tracking.uri={proxy.uri}", cwd=tmp_path / "client", stderr=subprocess.STDOUT
+    )
+    output, moments = "", []
+    back: Future[subprocess.Popen[bytes]] | None = None
+    try:
+        for moment, line in _lines_with_time(process):
+            output += line
+            if f"/{EPOCHS}  accuracy" in line:
+                moments.append(moment)
+                if len(moments) == 3:  # In the first run,
+                    if outage == "killed":
+                        stop(server, signal.SIGKILL)
+                    elif outage == "hung":
+                        os.killpg(server.pid, signal.SIGSTOP)
+                    else:
+                        proxy.failing = True
+                if len(moments) == EPOCHS + 3:  # and in the second.
+                    if outage == "killed":  # It takes its time, and the training goes on.
+                        back = ThreadPoolExecutor().submit(start, *TRACKING_SERVER, port=port, cwd=tmp_path / "server")
+                    elif outage == "hung":
+                        os.killpg(server.pid, signal.SIGCONT)
+                    else:
+                        proxy.failing = False
+        assert process.wait() == 0, output
+        gaps = [
+            later - earlier
+            for run in (moments[:EPOCHS], moments[EPOCHS:])
+            for earlier, later in pairwise(run[1:])  # The first epoch also compiles.
+        ]
+        print(f"{outage}: an epoch took {statistics.median(gaps):.2f} s, the longest {max(gaps):.2f} s")
+        assert max(gaps) - statistics.median(gaps) < 5
+        assert f"tracking.uri={proxy.uri} does not answer; going on, recorded in output_dir" in output
+        assert f"{proxy.uri}/#/experiments/1/runs" in output  # The comparison is on the server.
+        _assert_all_there(tmp_path / "client", f"http://127.0.0.1:{port}")
+    finally:
+        process.kill()
+        proxy.shutdown()
+        stop(back.result() if back else server)
+
+
+def test_a_server_that_never_comes_back_gets_everything_by_sync(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "client").mkdir()
+    port = free_port()
+    server = start(*TRACKING_SERVER, port=port, cwd=tmp_path / "server")
+    address = f"tracking.uri=http://127.0.0.1:{port}"
+    process = start_program(*STUDY, "tracking=server", address, cwd=tmp_path / "client", stderr=subprocess.STDOUT)
+    output = ""
+    for _, line in _lines_with_time(process):
+        output += line
+        if f"epoch 3/{EPOCHS}" in line and server.poll() is None:
+            stop(server, signal.SIGKILL)
+    assert process.wait() == 1
+    assert "│ global_average_pool" in output  # The comparison is there all the same.
+    assert f"{address}: the MLflow server has 0 of these 2 runs; all of them are in output_dir." in output
+    command = f"pipeline.sync {address} output_dir={tmp_path / 'client' / 'outputs'}"
+    assert f"python -m {command}" in output
+
+    without = run_program(*command.split(), cwd=tmp_path)
+    assert without.returncode == 2
+    assert f"{address}: the MLflow store does not answer" in without.stderr
+
+    server = start(*TRACKING_SERVER, port=port, cwd=tmp_path / "server")
+    try:
+        result = run_program(*command.split(), cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert f"2 of 2 runs copied to http://127.0.0.1:{port}; it had 0" in result.stdout
+        assert f"http://127.0.0.1:{port}/#/experiments/1/runs" in result.stdout
+        _assert_all_there(tmp_path / "client", f"http://127.0.0.1:{port}")
+        again = run_program(*command.split(), cwd=tmp_path)
+        assert again.returncode == 0
+        assert f"0 of 0 runs copied to http://127.0.0.1:{port}; it had 2" in again.stdout
+        _assert_all_there(tmp_path / "client", f"http://127.0.0.1:{port}")
+    finally:
+        stop(server)
+
+
+@contextmanager
+def _first_machine_at_work(tmp_path: Path, epochs: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """URI of a server that knows of a run, and the run, which is training and has an output_dir of its own."""
+    for name in ("server", "first", "second"):
+        (tmp_path / name).mkdir()
+    with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
+        first = start_program(*_run_on(uri, epochs), cwd=tmp_path / "first", stderr=subprocess.STDOUT)
+        for _, line in _lines_with_time(first):
+            if f"epoch 2/{epochs}" in line:
+                break
+        while not MlflowClient(uri).search_experiments(filter_string="name = 'digits'") or not _runs(uri):
+            assert first.poll() is None
+            time.sleep(0.1)
+        yield uri, first
+
+
+def _runs(uri: str) -> list[Run]:
+    return MlflowClient(uri).search_runs(["1"], order_by=["attributes.start_time ASC"])
+
+
+def _run_on(uri: str, epochs: int) -> list[str]:
+    return [
+        *("pipeline.train", f"training.epochs={epochs}", "size_probe.ways=[]"),
+        *("tracking=server", f"tracking.uri={uri}"),
+    ]
+
+
+def test_two_machines_with_one_server_train_a_run_once(tmp_path: Path) -> None:
+    """Each has an output_dir of its own; what they share is the server."""
+    with _first_machine_at_work(tmp_path, epochs=100) as (uri, first):
+        second = run_program(*_run_on(uri, epochs=100), cwd=tmp_path / "second")
+        first.communicate(timeout=60)
+        assert (first.returncode, second.returncode) == (0, 0), second.stderr
+        (run,) = _trained(uri).values()
+        assert f"Another machine is at this run, as {run.info.run_id} on the server; waiting" in second.stdout
+        assert f"done before, as run {run.info.run_id}" in second.stdout
+        assert re.search(rf"{uri}/#/experiments/1/runs/{run.info.run_id}", second.stdout)
+
+
+def test_a_run_whose_machine_fell_silent_is_taken_over(tmp_path: Path) -> None:
+    with _first_machine_at_work(tmp_path, epochs=100) as (uri, first):
+        first.kill()
+        first.wait()
+        second = run_program(*_run_on(uri, epochs=100), cwd=tmp_path / "second")
+        assert second.returncode == 0, second.stderr
+        runs = _runs(uri)
+        assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
+        assert runs[0].data.tags["failure"] == "no heartbeat for 60 s"
+
+
+def test_sync_compares_all_runs_of_a_sweep_and_not_those_alone_that_it_brings(tmp_path: Path) -> None:
+    sweep = (
+        "pipeline.train",
+        "--multirun",
+        "head=flatten_dense,global_average_pool",
+        "training.epochs=1",
+        "size_probe.sizes=[8]",
+    )
+    with running(*TRACKING_SERVER, cwd=tmp_path) as uri:
+        there = run_program(*sweep, "seed=0", "tracking=server", f"tracking.uri={uri}", cwd=tmp_path)
+        assert there.returncode == 0, there.stderr
+        here = run_program(*sweep, "seed=0,1", cwd=tmp_path)
+        assert (here.returncode, here.stdout.count("done before")) == (0, 2), here.stderr
+        brought = run_program("pipeline.sync", f"tracking.uri={uri}", cwd=tmp_path)
+        assert brought.returncode == 0, brought.stderr
+        assert f"2 of 2 runs copied to {uri}; it had 2" in brought.stdout
+        assert "no seed in common" not in brought.stdout
+        sweeps = [sweeps(run) for run in MlflowClient(uri).search_runs(["1"], "tags.head != ''")]
+        assert sorted(map(len, sweeps)) == [1, 1, 2, 2]
+        assert len(set.intersection(*map(set, sweeps))) == 1

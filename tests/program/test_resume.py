@@ -1,0 +1,196 @@
+"""Nothing is done twice and nothing is lost: finished runs are skipped, interrupted ones go on in their MLflow run."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline.tracking.queries import sweeps
+from tests.conftest import run_program, start_program
+
+HEADS = ("flatten_dense", "average_pool", "global_average_pool")
+
+EPOCH = "  accuracy: train"
+"""In the line that tells of a finished epoch."""
+EXACT = ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "test/accuracy", "test/loss", "train/kept_epoch")
+
+
+def _runs(directory: Path) -> list[Run]:
+    mlflow.set_tracking_uri(f"sqlite:///{directory / 'outputs' / 'mlflow.db'}")
+    return MlflowClient().search_runs(["1"], "tags.head != ''", order_by=["attributes.start_time ASC"])
+
+
+def _points(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """All points of the metrics that deterministic runs share, by name, those of the size curves too."""
+    client = MlflowClient()
+    names = [name for name in run.data.metrics if name in EXACT or name.startswith("size/")]
+    return {
+        name: sorted((point.step, repr(point.value)) for point in client.get_metric_history(run.info.run_id, name))
+        for name in names
+    }
+
+
+def _wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    pytest.fail(f"{text!r} was not printed")
+
+
+def test_a_finished_study_is_not_trained_again_unless_asked_for(tiny_study: Path) -> None:
+    before = {run.info.run_id: _points(run) for run in _runs(tiny_study)}
+    again = ["study=heads", "seed=0", "training.epochs=2"]
+    result = run_program("pipeline.train", *again, cwd=tiny_study)
+    assert result.returncode == 0, result.stderr
+    skipped = re.findall(r"done before, as run (\w+); rerun=true trains it again", result.stdout)
+    assert sorted(skipped) == sorted(before)
+    assert "epoch 1/2" not in result.stdout
+    assert result.stdout.count("│ flatten_dense") == 1  # The comparison is there all the same.
+    assert {run.info.run_id: _points(run) for run in _runs(tiny_study)} == before
+    # They belong to both calls.
+    assert len({frozenset(sweeps(run)) for run in _runs(tiny_study)}) == 1
+    assert len(sweeps(_runs(tiny_study)[0])) == 2
+    assert list((tiny_study / "outputs" / "unfinished").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> None:
+    arguments = [
+        "training.epochs=4",
+        "training.deterministic=true",
+        "training.checkpoint_seconds=0",
+        "size_probe.ways=[]",
+    ]
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    assert run_program("pipeline.train", *arguments, cwd=undisturbed).returncode == 0
+    (expected,) = _runs(undisturbed)
+    points = _points(expected)
+
+    for number, status, code in (
+        (signal.SIGINT, "KILLED", 130),
+        (signal.SIGTERM, "KILLED", 143),
+        (signal.SIGKILL, "RUNNING", -9),
+    ):
+        directory = tmp_path / number.name
+        directory.mkdir()
+        process = start_program("pipeline.train", *arguments, cwd=directory, stderr=subprocess.STDOUT)
+        _wait_for(process, "epoch 2/4")
+        began = time.monotonic()
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert time.monotonic() - began < 10
+        assert process.returncode == code
+        (interrupted,) = _runs(directory)
+        assert interrupted.info.status == status
+        if number is not signal.SIGKILL:
+            assert interrupted.data.tags["failure"] == {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[number]
+        MlflowClient().set_tag(interrupted.info.run_id, "pruned", "after epoch 1: …")  # And then it failed.
+        result = run_program("pipeline.train", *arguments, cwd=directory)
+        assert result.returncode == 0, result.stderr
+        assert re.search(r"going on after epoch [123]/4 of an interrupted run", result.stdout)
+        (run,) = _runs(directory)
+        assert (run.info.run_id, run.info.status) == (interrupted.info.run_id, "FINISHED")
+        assert not {"failure", "pruned"} & set(run.data.tags)
+        assert _points(run) == points
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run(tmp_path: Path) -> None:
+    arguments = ["training.epochs=3", "size_probe.ways=[]"]
+    first, second = (
+        start_program("pipeline.train", *arguments, cwd=tmp_path, stderr=subprocess.STDOUT) for _ in range(2)
+    )
+    outputs = [process.communicate(timeout=240)[0] for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0], outputs
+    (run,) = _runs(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert sum("waiting for it to end" in output for output in outputs) == 1
+    assert sum("done before, as run" in output for output in outputs) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_and_both_compare_all_of_it(tmp_path: Path) -> None:
+    arguments = ["study=heads", "seed=0", "training.epochs=1", "size_probe.ways=[]"]
+    both = [start_program("pipeline.train", *arguments, cwd=tmp_path, stderr=subprocess.STDOUT) for _ in range(2)]
+    outputs = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    runs = _runs(tmp_path)
+    assert len(runs) == 3
+    assert {len(sweeps(run)) for run in runs} == {2}
+    for output in outputs:
+        assert [output.count(f"│ {head} ") > 0 for head in HEADS] == [True] * 3
+
+
+@pytest.mark.slow
+def test_another_study_has_its_own_runs(tmp_path: Path) -> None:
+    arguments = ["training.epochs=1", "size_probe.ways=[]"]
+    assert run_program("pipeline.train", *arguments, cwd=tmp_path).returncode == 0
+    assert run_program("pipeline.train", *arguments, "study=heads", "hydra.mode=RUN", cwd=tmp_path).returncode == 0
+    result = run_program("pipeline.train", *arguments, "rerun=true", cwd=tmp_path)
+    assert "done before" not in result.stdout
+    runs = _runs(tmp_path)
+    assert [run.data.tags.get("study") for run in runs] == [None, "heads", None]
+    assert len({run.data.tags["run_key"] for run in runs}) == 1
+
+
+def _kill_in_training(process: subprocess.Popen[str], moments: random.Random) -> int:
+    """SIGKILL up to half a second after the process has finished one to four epochs; returns how many it has."""
+    assert process.stdout is not None
+    wanted, seen = moments.randint(1, 4), 0
+    for line in process.stdout:
+        seen += EPOCH in line
+        if seen == wanted:
+            time.sleep(moments.uniform(0, 0.5))
+            process.kill()
+            wanted = -1  # What it still had to say is counted, too.
+    return seen
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_study_killed_at_twenty_moments_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    """SIGKILL at random moments, and the same command until it is done: six runs, no orphan, the same numbers."""
+    runs, epochs = 6, 20
+    arguments = [
+        *("study=heads", "seed=0,1", f"training.epochs={epochs}", "training.deterministic=true"),
+        *("training.checkpoint_seconds=0", "size_probe.ways=[]"),
+    ]
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    undisturbed.mkdir()
+    killed.mkdir()
+    assert run_program("pipeline.train", *arguments, cwd=undisturbed, timeout=900).returncode == 0
+    expected = {run.info.run_name: _points(run) for run in _runs(undisturbed)}
+
+    moments, kills, trained = random.Random(0), 0, 0
+    while True:
+        process = start_program("pipeline.train", *arguments, cwd=killed, stderr=subprocess.STDOUT)
+        if kills < 20 and kills % 4:  # Most of them within a training,
+            trained += _kill_in_training(process, moments)
+        else:  # some anywhere, and from the 20th on none.
+            try:
+                output, _ = process.communicate(timeout=moments.uniform(1, 15) if kills < 20 else 900)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                output, _ = process.communicate()
+            trained += output.count(EPOCH)
+        if process.wait() == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+    assert kills >= 20
+    found = _runs(killed)
+    assert [run.info.status for run in found] == ["FINISHED"] * runs
+    assert {run.info.run_name: _points(run) for run in found} == expected
+    twice = trained - runs * epochs
+    print(f"{kills} kills; {runs * epochs} epochs, {twice} of them done twice, and what had been done of the next one")

@@ -1,0 +1,187 @@
+"""A study read back, and the views and descriptions that show it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.common.names import QUESTION, Tag, size_tag
+from pipeline.comparison.arms import size_verdicts
+from pipeline.heads.verdict import Verdict
+from pipeline.tracking.publish import prepared_views, publish_views
+from pipeline.tracking.queries import membership, newest_runs, runs_of_sweep, studies, sweep_filter, whole_trainings
+from pipeline.tracking.settings import Tracking
+from pipeline.tracking.store import experiment_id, open_store
+from pipeline.tracking.views import VIEW_TAG, comparison_view, view_names, view_tag
+
+
+def test_whole_trainings_are_finished_not_pruned_and_alike(client: MlflowClient, tmp_path: Path) -> None:
+    experiment = experiment_id(client, "digits", (tmp_path / "artifacts").as_uri())
+    digits, pruned = {"dataset": "digits"}, {"dataset": "digits", Tag.PRUNED: "after epoch 1: …"}
+    for sweep, curve, tags, epochs, status in (
+        ("1", [(1, 0.5), (2, 0.7)], digits, 2, "FINISHED"),
+        ("1", [(1, 0.4)], pruned, 2, "FINISHED"),
+        ("1", [(1, 0.3)], digits, 2, "KILLED"),
+        ("2", [(1, 0.2), (2, 0.3)], digits, 2, "FINISHED"),
+        ("1", [(1, 0.2), (2, 0.2)], {"dataset": "mnist"}, 2, "FINISHED"),
+        ("1", [(1, 0.1), (2, 0.1), (3, 0.1)], digits, 3, "FINISHED"),
+        ("1", [(1, 0.1), (2, 0.2), (1, 0.6), (2, 0.9)], digits, 2, "FINISHED"),  # Killed before its state was saved.
+    ):
+        with mlflow.start_run(experiment_id=experiment, tags={**dict([membership(sweep)]), **tags}) as run:
+            mlflow.log_param("training.epochs", epochs)
+            for timestamp, (step, accuracy) in enumerate(curve):
+                client.log_metric(run.info.run_id, "val/accuracy", accuracy, timestamp, step)
+        client.set_terminated(run.info.run_id, status)
+    assert whole_trainings("1", "digits", 2) == [[0.5, 0.7], [0.6, 0.9]]
+    assert whole_trainings("3", "digits", 2) == []
+
+
+def test_verdicts_are_read_from_tags_in_order_of_size() -> None:
+    run = pd.Series(
+        {"tags.size.104px": "adapts", "tags.size.016px": "crops", "tags.size.020px": None, "tags.head": "x"}
+    )
+    assert size_verdicts(run) == {16: Verdict.CROPS, 104: Verdict.ADAPTS}
+    assert list(size_verdicts(run)) == [16, 104]
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> MlflowClient:
+    open_store(Tracking(), tmp_path)
+    return MlflowClient()
+
+
+def _record(
+    experiment: str, sweep: str | None, head: str = "flat", of_study: str | None = "heads", **params: str
+) -> str:
+    """A finished run with the tags and params that views are made of; returns its id."""
+    tags = {"head": head, "size.008px": "native", "size.016px": "refuses"}
+    tags |= dict([membership(sweep)]) if sweep else {}
+    tags |= {"study": of_study} if of_study else {}
+    with mlflow.start_run(experiment_id=experiment, tags=tags) as run:
+        mlflow.log_params({"head": head, **params})
+    return str(run.info.run_id)
+
+
+def _state(client: MlflowClient, experiment: str, key: str) -> dict:
+    return json.loads(json.loads(client.get_experiment(experiment).tags[VIEW_TAG + key])["state"])
+
+
+def test_the_newest_call_of_a_study_is_found_in_each_experiment(client: MlflowClient, tmp_path: Path) -> None:
+    digits, fashion = (
+        experiment_id(MlflowClient(), name, (tmp_path / "artifacts").as_uri()) for name in ("digits", "fashion")
+    )
+    calls = ((digits, "1"), (fashion, "2"), (digits, "3"), (digits, "3"))
+    first, *_, last = [_record(experiment, sweep) for experiment, sweep in calls]
+    _record(digits, "4", of_study="other")
+    found = newest_runs("heads")
+    assert sorted(zip(found["experiment_id"], found["sweep"], strict=True)) == [
+        (digits, "3"),
+        (digits, "3"),
+        (fashion, "2"),
+    ]
+    # Another call asks for runs of both that were there; they stay with those, too.
+    for run_id in (first, last):
+        client.set_tag(run_id, *sweep_tag("it's 5"))
+    found = newest_runs("heads")
+    assert set(found["run_id"][found["experiment_id"] == digits]) == {first, last}
+    assert set(found["sweep"]) == {"2", "it_s 5"}
+    assert len(runs_of_sweep("3")) == 2
+    assert set(runs_of_sweep("it's 5")["run_id"]) == {first, last}
+    assert newest_runs("nothing").empty
+    assert studies() == ["heads", "other"]
+
+
+def test_views_of_studies_and_datasets_stay_apart(client: MlflowClient, tmp_path: Path) -> None:
+    digits, fashion = (
+        experiment_id(MlflowClient(), name, (tmp_path / "artifacts").as_uri()) for name in ("digits", "fashion")
+    )
+    _record(digits, "1", question="Which head?")
+    _record(fashion, "1", question="Which head?")
+    _record(digits, "2", of_study="widths", **{"head.hidden_units": "[8]"})
+    _record(digits, "2", of_study="widths", **{"head.hidden_units": "[16]"})
+    prepared = publish_views(runs_of_sweep("1")) + publish_views(runs_of_sweep("2"))
+    assert [(view.experiment, view.key) for view in prepared] == [
+        ("digits", "study-heads"),
+        ("fashion", "study-heads"),
+        ("digits", "study-widths"),
+    ]
+    assert prepared[1].link("http://host") == (
+        f"http://host/#/experiments/{fashion}/runs"
+        "?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=study-heads"
+    )
+    state = _state(client, digits, "study-heads")
+    assert state["searchFilter"] == "tags.`sweep.1` != ''"
+    assert state["groupBy"] is None
+    assert state["selectedColumns"][-2:] == ["tags.`size.008px`", "tags.`size.016px`"]
+    # The means are taken over what differs in nothing but its seed.
+    grouped = _state(client, digits, "study-widths-mean")["groupBy"]["groupByKeys"]
+    assert [key["groupByData"] for key in grouped] == ["head", "head.hidden_units"]
+    assert set(view_names(client.get_experiment(fashion).tags)) == {"all", "study-heads", "study-heads-mean"}
+    assert {view.key for view in prepared_views()} == {"study-heads", "study-widths"}
+
+    # The description puts the newest study first and keeps a link to the other one.
+    first, second, *_ = client.get_experiment(digits).tags[Tag.DESCRIPTION].split("\n\n")
+    assert first.startswith(f"**{QUESTION}** [widths: heads compared](#/experiments/{digits}/runs?")
+    assert "viewStateShareKey=study-widths-mean" in first
+    assert second.startswith("[heads: heads compared](")
+    assert client.get_experiment(fashion).tags[Tag.DESCRIPTION].startswith("**Which head?** [heads: heads")
+
+
+@pytest.mark.parametrize(
+    ("arms", "heads", "told_by"),
+    [
+        (None, ["flat", "pool"], ["head"]),
+        (["None", "None"], ["flat", "pool"], ["head"]),
+        (["short", "long"], ["flat", "pool"], ["arm"]),
+        (["short", "long"], ["flat", "flat"], ["arm"]),
+        (["long", "long"], ["flat", "pool"], ["arm", "head"]),
+        (["None", "long"], ["flat", "flat"], ["arm", "head"]),
+    ],
+    ids=str,
+)
+def test_means_are_over_runs_of_one_arm_and_head(
+    arms: list[str] | None, heads: list[str], told_by: list[str], client: MlflowClient, tmp_path: Path
+) -> None:
+    experiment = experiment_id(client, "digits", (tmp_path / "artifacts").as_uri())
+    for number, head in enumerate(heads):
+        _record(experiment, "1", head, **({"arm": arms[number]} if arms else {}))
+    publish_views(runs_of_sweep("1"))
+    grouped = _state(client, experiment, "study-heads-mean")["groupBy"]["groupByKeys"]
+    assert [key["groupByData"] for key in grouped] == told_by
+
+
+def test_what_a_user_writes_below_the_line_of_a_description_stays(client: MlflowClient, tmp_path: Path) -> None:
+    digits = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
+    _record(digits, "1")
+    publish_views(runs_of_sweep("1"))
+    written = client.get_experiment(digits).tags[Tag.DESCRIPTION]
+    assert written.endswith("\n* * *\n")
+    client.set_experiment_tag(digits, Tag.DESCRIPTION, written + "My notes.")
+    publish_views(runs_of_sweep("1"))
+    assert client.get_experiment(digits).tags[Tag.DESCRIPTION] == written + "My notes."
+
+
+def test_a_single_run_has_a_view_and_does_not_take_a_studys_place(client: MlflowClient, tmp_path: Path) -> None:
+    digits = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
+    _record(digits, None, of_study=None)
+    (alone,) = publish_views(mlflow.search_runs([digits]))
+    assert (alone.key, alone.name) == ("all", "all runs")
+    assert "all runs" in client.get_experiment(digits).tags[Tag.DESCRIPTION]
+    assert [view.key for view in prepared_views()] == ["all"]
+    _record(digits, "1")
+    publish_views(runs_of_sweep("1"))
+    before = client.get_experiment(digits).tags[Tag.DESCRIPTION]
+    publish_views(mlflow.search_runs([digits], "attributes.run_name != ''").iloc[-1:])
+    assert client.get_experiment(digits).tags[Tag.DESCRIPTION] == before
+
+
+def test_a_large_study_fits_into_an_experiment_tag() -> None:
+    """MLflow cuts the tags of an experiment at 20,000 characters without a word."""
+    state = comparison_view(sweep_filter("2026-11-23_03-31-24-123456"), [size_tag(px) for px in range(60)], ["head"])
+    _, value = view_tag("study-heads-mean", "heads: mean over seeds", state)
+    assert len(value) < 20_000

@@ -1,0 +1,112 @@
+"""What a run's page says and shows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.data.facts import DatasetFacts
+from pipeline.heads.verdict import Verdict
+from pipeline.models.cost import Cost
+from pipeline.other_sizes.measure import MeasuredSize, Predictions
+from pipeline.tracking.run_page import (
+    MISTAKES,
+    confusion_figure,
+    describe,
+    mistakes_figure,
+    most_confident_mistakes,
+    size_figure,
+)
+
+FACTS = DatasetFacts("fashion_mnist", "3.0.1", (28, 28, 1), ("shirt", "shoe", "bag"))
+
+
+def _answers(resize: float, canvas: float) -> Predictions:
+    return Predictions(resize_accuracy=resize, canvas_accuracy=canvas)
+
+
+def _ways(*accuracies: float) -> dict[str, Predictions]:
+    return {"resize_input": _answers(*accuracies[:2]), "dense_to_conv": _answers(*accuracies[2:])}
+
+
+MEASURED = [
+    MeasuredSize((24, 24), (6, 6), Verdict.REFUSES, 0.0, "", Predictions(), _ways(0.8, 0.4, math.nan, math.nan)),
+    MeasuredSize((28, 28), (7, 7), Verdict.NATIVE, 1.0, "", _answers(0.921, 0.921), _ways(0.921, 0.921, 0.921, 0.921)),
+    MeasuredSize((40, 40), (10, 10), Verdict.CROPS, 0.49, "", _answers(0.61, 0.35), _ways(0.9, 0.5, 0.7, 0.6)),
+]
+
+
+def test_the_description_begins_with_the_conclusion() -> None:
+    cost = Cost(96_362, 65_000, 31_362, 15_000_000, 600_000, 0.8)
+    text = describe(FACTS, cost, 0.9212, MEASURED, "python -m pipeline.train seed=3", lambda name: f"at/{name}")
+    assert text.splitlines()[0] == ("**96,362 parameters, 0.921 test accuracy at 28 px; refuses 24 px, crops 40 px.**")
+    assert "| 24×24 | 6×6 | `refuses` | 0% | - | - |" in text
+    assert "| 40×40 | 10×10 | `crops` | 49% | 0.6100 | 0.3500 |" in text
+    assert "| image / px, resized / on a canvas | resize_input | dense_to_conv |" in text
+    assert "| 24×24 | 0.8000 / 0.4000 | - / - |" in text
+    assert "| 40×40 | 0.9000 / 0.5000 | 0.7000 / 0.6000 |" in text
+    assert "![Accuracy by image size](at/size_behavior.png)" in text
+    assert text.endswith("```\npython -m pipeline.train seed=3\n```\n")
+    assert "Run it again" not in describe(FACTS, cost, 0.9212, MEASURED, None, str)
+
+
+def test_refused_sizes_are_shaded_and_cropped_ones_hatched() -> None:
+    top, bottom = size_figure(MEASURED).axes
+    refused, cropped = top.patches
+    # Halfway to the neighbours, and at the edges as far out as in: 24 ± 2 and 40 ± 6.
+    assert (refused.get_x(), refused.get_x() + refused.get_width()) == (22, 26)
+    assert (cropped.get_x(), cropped.get_x() + cropped.get_width()) == (34, 46)
+    assert (refused.get_hatch(), cropped.get_hatch()) == (None, "///")
+    resized, canvas = (line.get_ydata() for line in top.lines)
+    assert resized == pytest.approx([math.nan, 0.921, 0.61], nan_ok=True)
+    assert canvas == pytest.approx([math.nan, 0.921, 0.35], nan_ok=True)
+    assert bottom.lines[0].get_ydata().tolist() == [0.0, 1.0, 0.49]
+    assert [text.get_text() for text in top.get_legend().get_texts()] == [
+        "refused",
+        "cropped",
+        "image resized",
+        "on a canvas",
+    ]
+
+
+def test_mistakes_come_most_confident_first() -> None:
+    logits = np.array([[5.0, 0, 0], [0, 1, 0], [9, 0, 0], [0, 0, 2]], np.float32)
+    labels = np.array([0, 0, 1, 1])  # The first is right; the others have 0.58, 1.00 and 0.79 for a wrong class.
+    assert most_confident_mistakes(logits, labels).tolist() == [2, 3, 1]
+    assert most_confident_mistakes(logits, logits.argmax(axis=1)).tolist() == []
+    many = np.tile(logits[1:2], (50, 1))
+    assert len(most_confident_mistakes(many, np.zeros(50, int))) == MISTAKES
+    order, images = [2, 3, 1], [np.zeros((28, width, 1), np.uint8) for width in (28, 28, 14)]
+    figure = mistakes_figure(images, logits[order], labels[order], FACTS.class_names)
+    # e⁹ / (e⁹ + 2) = 0.9998; e² / (e² + 2) = 0.787; e / (e + 2) = 0.576
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts] == [
+        "shirt 100%\nis shoe",
+        "bag 79%\nis shoe",
+        "shoe 58%\nis shirt",
+    ]
+    # Each a unit wide with 5 % between; 1.4 down for its words. An image of 28×14 px is half as wide.
+    assert [image.get_extent() for image in axis.images] == [
+        pytest.approx((column + 0.5 - width / 2, column + 0.5 + width / 2, 1.4, 0.45))
+        for column, width in enumerate((0.95, 0.95, 0.475))
+    ]
+    assert (axis.get_xlim(), axis.get_ylim(), axis.get_aspect()) == ((0, 6), (1.4, 0), 1)
+
+
+def test_a_perfect_model_has_an_empty_picture() -> None:
+    figure = mistakes_figure([], np.zeros((0, 3)), np.zeros(0, int), FACTS.class_names)
+    assert figure.axes[0].get_title() == "no test image was misclassified"
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_the_confusion_matrix_counts_test_images(classes: int) -> None:
+    labels, predicted = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 2])
+    figure = confusion_figure(labels, predicted, [f"class {number}" for number in range(classes)])
+    axis = figure.axes[0]
+    counts = np.asarray(axis.images[0].get_array())
+    assert counts.shape == (classes, classes)
+    assert counts[:3, :3].tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
+    assert len(axis.texts) == (9 if classes == 3 else 0)
