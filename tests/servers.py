@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import HANG_SECONDS
+
 TRACKING_SERVER = shlex.split(
     "server --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///server.db --artifacts-destination artifacts"
 )
@@ -47,10 +49,10 @@ def start(*arguments: str, port: int, cwd: Path, **settings: str) -> subprocess.
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HANG_SECONDS
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=HANG_SECONDS):
                 return process
         except (urllib.error.URLError, ConnectionError):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -61,7 +63,7 @@ def start(*arguments: str, port: int, cwd: Path, **settings: str) -> subprocess.
 def stop(process: subprocess.Popen[bytes], number: int = signal.SIGINT) -> None:
     """Ends a server with all of its processes."""
     os.killpg(process.pid, number)
-    process.wait(timeout=60)
+    process.wait(timeout=HANG_SECONDS)
 
 
 @contextmanager
@@ -98,7 +100,7 @@ class _Forward(BaseHTTPRequestHandler):
         if self.server.failing:
             self.send_error(503)
             return
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=HANG_SECONDS)
         try:
             connection.request(self.command, self.path, body, dict(self.headers.items()))
             answer = connection.getresponse()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import HANG_SECONDS, ROOT
 
 
 def _rows(cwd: Path, script: str, *arguments: str) -> list[list[str]]:
@@ -19,7 +19,7 @@ def _rows(cwd: Path, script: str, *arguments: str) -> list[list[str]]:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=HANG_SECONDS,
     )
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if line.startswith("|")]

@@ -25,7 +25,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from pipeline.size_transfer import WAY_RULES
-from tests.conftest import run_program, start_program
+from tests.conftest import HANG_SECONDS, run_program, start_program
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +87,7 @@ def address(study: Path) -> Iterator[str]:
     assert link.replace(":5000/", f":{port}/") in printed
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    assert process.wait(timeout=30) == 143
+    assert process.wait(timeout=HANG_SECONDS) == 143
 
 
 def _line(stream: Any) -> str:

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from pipeline import cli
 from pipeline.launch import EXTRAS, Launch, cores
 from pipeline.tracking import study
-from tests.conftest import run_program, start_program, typed
+from tests.conftest import HANG_SECONDS, run_program, start_program, typed
 
 STUDY = ["--multirun", "study=heads", "training.deterministic=true", "size_probe.ways=[]"]
 MEASURED = ("train/images_per_second", "cost/ms_per_image")
@@ -206,13 +206,12 @@ def test_a_parallel_study_stops_as_a_whole_and_goes_on(how: str, code: int, reas
         process.terminate()
     else:
         workers[0].kill()
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == code
     assert "Traceback" not in stderr
     if code == 1:
         assert stderr.strip().startswith(f"Error: {reason}. What was begun goes on")
-    psutil.wait_procs(workers, timeout=5)
-    assert not [worker for worker in workers if worker.is_running()]
+    assert psutil.wait_procs(workers, timeout=HANG_SECONDS)[1] == []
     stopped = _runs(tmp_path)
     assert {(run.info.status, run.data.tags["failure"]) for run in stopped.values()} == {("KILLED", reason)}
 

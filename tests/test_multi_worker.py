@@ -15,7 +15,7 @@ from pipeline import multi_worker
 from pipeline.errors import ConfigError
 from pipeline.pairing import digest_of
 from tests.cluster.ports import free_ports
-from tests.conftest import run_program, start_program, typed
+from tests.conftest import HANG_SECONDS, run_program, start_program, typed
 
 TRAINING = ["training.strategy=multi_worker", "launch.threads=1", "size_probe.ways=[]"]
 
@@ -70,7 +70,7 @@ def test_two_ranks_end_with_the_same_weights_and_the_accuracy_of_one_process(tmp
     alone = _run(tmp_path / "one").data.metrics["test/accuracy"]
 
     ranks = _start(tmp_path)
-    outputs = [rank.communicate(timeout=280)[0] for rank in ranks]
+    outputs = [rank.communicate(timeout=HANG_SECONDS)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     run = _run(tmp_path)
     assert run.info.status == "FINISHED"
@@ -83,7 +83,6 @@ def test_two_ranks_end_with_the_same_weights_and_the_accuracy_of_one_process(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_after_a_killed_rank_the_others_end_and_the_same_command_goes_on(tmp_path: Path) -> None:
     arguments = ["training.epochs=12", "training.checkpoint_seconds=0"]
     first, second = _start(tmp_path, *arguments)
@@ -92,7 +91,7 @@ def test_after_a_killed_rank_the_others_end_and_the_same_command_goes_on(tmp_pat
         if "epoch 3/12  accuracy" in line:
             break
     second.kill()
-    output, _ = first.communicate(timeout=120)
+    output, _ = first.communicate(timeout=HANG_SECONDS)
     assert first.returncode == 2
     assert "Error: training.strategy=multi_worker: another rank is gone, and no rank can train alone" in output
     assert "UnavailableError" not in output  # TensorFlow's
@@ -100,7 +99,7 @@ def test_after_a_killed_rank_the_others_end_and_the_same_command_goes_on(tmp_pat
     interrupted = _run(tmp_path)
 
     ranks = _start(tmp_path, *arguments)
-    outputs = [rank.communicate(timeout=280)[0] for rank in ranks]
+    outputs = [rank.communicate(timeout=HANG_SECONDS)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert all("of an interrupted run" in output for output in outputs)
     assert (_run(tmp_path).info.run_id, _run(tmp_path).info.status) == (interrupted.info.run_id, "FINISHED")

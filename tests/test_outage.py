@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.tracking import study
-from tests.conftest import run_program, start_program
+from tests.conftest import HANG_SECONDS, run_program, start_program
 from tests.servers import TRACKING_SERVER, Proxy, free_port, running, start, stop
 
 pytestmark = pytest.mark.slow
@@ -201,7 +201,7 @@ def test_two_machines_with_one_server_train_a_run_once(tmp_path: Path) -> None:
     """Each has an output_dir of its own; what they share is the server."""
     with _first_machine_at_work(tmp_path, epochs=100) as (uri, first):
         second = run_program(*_run_on(uri, epochs=100), cwd=tmp_path / "second")
-        first.communicate(timeout=60)
+        first.communicate(timeout=HANG_SECONDS)
         assert (first.returncode, second.returncode) == (0, 0), second.stderr
         (run,) = _trained(uri).values()
         assert f"Another machine is at this run, as {run.info.run_id} on the server; waiting" in second.stdout

@@ -17,7 +17,7 @@ from pipeline.model import build_model
 from pipeline.size_transfer import resize_input, take_apart, ways_for
 from tests.conftest import run_program
 
-pytestmark = [pytest.mark.real_data, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.real_data
 
 BACKBONE = 65_568
 """Parameters of small_fcn on one channel; tests/test_backbones.py has the arithmetic."""
@@ -35,7 +35,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> MlflowClient:
         "training.epochs=1",
         "size_probe.max_images=1000",
         cwd=directory,
-        timeout=1500,
     )
     assert result.returncode == 0, result.stderr
     uri = f"sqlite:///{directory / 'outputs' / 'mlflow.db'}"

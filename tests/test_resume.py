@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.tracking import study
-from tests.conftest import run_program, start_program
+from tests.conftest import HANG_SECONDS, run_program, start_program
 
 HEADS = ("flatten_dense", "average_pool", "global_average_pool")
 
@@ -88,7 +88,7 @@ def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> Non
         _wait_for(process, "epoch 2/4")
         began = time.monotonic()
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=HANG_SECONDS)
         assert time.monotonic() - began < 10
         assert process.returncode == code
         (interrupted,) = _runs(directory)
@@ -111,7 +111,7 @@ def test_two_processes_share_one_run(tmp_path: Path) -> None:
     first, second = (
         start_program("pipeline.train", *arguments, cwd=tmp_path, stderr=subprocess.STDOUT) for _ in range(2)
     )
-    outputs = [process.communicate(timeout=240)[0] for process in (first, second)]
+    outputs = [process.communicate(timeout=HANG_SECONDS)[0] for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], outputs
     (run,) = _runs(tmp_path)
     assert run.info.status == "FINISHED"
@@ -123,7 +123,7 @@ def test_two_processes_share_one_run(tmp_path: Path) -> None:
 def test_two_processes_share_a_study_and_both_compare_all_of_it(tmp_path: Path) -> None:
     arguments = ["study=heads", "seed=0", "training.epochs=1", "size_probe.ways=[]"]
     both = [start_program("pipeline.train", *arguments, cwd=tmp_path, stderr=subprocess.STDOUT) for _ in range(2)]
-    outputs = [process.communicate(timeout=240)[0] for process in both]
+    outputs = [process.communicate(timeout=HANG_SECONDS)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     runs = _runs(tmp_path)
     assert len(runs) == 3
@@ -158,7 +158,6 @@ def _kill_in_training(process: subprocess.Popen[str], moments: random.Random) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
 def test_a_study_killed_at_twenty_moments_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     """SIGKILL at random moments, and the same command until it is done: six runs, no orphan, the same numbers."""
     runs, epochs = 6, 20
@@ -169,7 +168,7 @@ def test_a_study_killed_at_twenty_moments_ends_like_an_undisturbed_one(tmp_path:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     undisturbed.mkdir()
     killed.mkdir()
-    assert run_program("pipeline.train", *arguments, cwd=undisturbed, timeout=900).returncode == 0
+    assert run_program("pipeline.train", *arguments, cwd=undisturbed).returncode == 0
     expected = {run.info.run_name: _points(run) for run in _runs(undisturbed)}
 
     moments, kills, trained = random.Random(0), 0, 0

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import run_program, start_program
+from tests.conftest import HANG_SECONDS, run_program, start_program
 from tests.servers import TRACKING_SERVER, free_port, running
 
 pytestmark = pytest.mark.slow
@@ -61,9 +61,9 @@ def test_the_dashboard_serves_the_study_and_stops_on_ctrl_c(tiny_study: Path) ->
         assert f"port={port}: cannot be used: Address already in use. Use another" in second.stderr
 
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=30)
+        rest, _ = process.communicate(timeout=HANG_SECONDS)
         assert (process.returncode, rest.strip()) == (0, "Stopped.")
-        assert psutil.wait_procs(servers, timeout=10)[1] == []
+        assert psutil.wait_procs(servers, timeout=HANG_SECONDS)[1] == []
 
 
 def test_the_dashboard_needs_results(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def _ask(uri: str, size: int) -> tuple[int, str]:
         f"{uri}/invocations", json.dumps({"inputs": image}).encode(), {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=HANG_SECONDS) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from pipeline.errors import ConfigError, UserError
 from pipeline.tracking.store import Tracking, experiment_id, log_datasets, open_store, server_address
+from tests.conftest import HANG_SECONDS
 
 PROCESSES, ROUNDS = 8, 10
 
@@ -23,12 +24,12 @@ def _use(start: Barrier, directory: Path, number: int) -> None:
     dataset = mlflow.data.from_numpy(np.zeros(3), name="shared")
     for round_ in range(ROUNDS):
         path = directory / str(round_)
-        start.wait(timeout=60)
+        start.wait(timeout=HANG_SECONDS)
         open_store(Tracking(), path)
         experiment = experiment_id(MlflowClient(), "shared", (path / "artifacts").as_uri())
         with mlflow.start_run(experiment_id=experiment):
             mlflow.log_metric("value", number)
-            start.wait(timeout=60)
+            start.wait(timeout=HANG_SECONDS)
             log_datasets(partial(mlflow.log_input, dataset, "training"))
 
 
