@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -76,6 +78,18 @@ def run_program(*arguments: str, cwd: Path, **environment: str) -> subprocess.Co
         capture_output=True,
         text=True,
     )
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What a test draws without a seed of its own, such as a layer's first weights, is the same in every run.
+
+    And so in every order of the tests: each model that the program builds leaves a seed behind.
+    """
+    random.seed(0)
+    np.random.seed(0)
+    if "keras" in sys.modules:  # Tests of programs alone go without TensorFlow.
+        sys.modules["keras"].utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")

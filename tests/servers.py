@@ -6,7 +6,6 @@ import http.client
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.ports import free_ports
 from tests.conftest import HANG_SECONDS
 
 TRACKING_SERVER = shlex.split(
@@ -27,9 +27,8 @@ TRACKING_SERVER = shlex.split(
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
 
 
 def start(*arguments: str, port: int, cwd: Path, **settings: str) -> subprocess.Popen[bytes]:

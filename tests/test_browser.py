@@ -10,7 +10,6 @@ import io
 import math
 import re
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from pipeline.size_transfer import WAY_RULES
 from tests.conftest import HANG_SECONDS, run_program, start_program
+from tests.servers import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -75,9 +75,7 @@ def runs(study: Path) -> dict[str, Run]:
 @pytest.fixture(scope="module")
 def address(study: Path) -> Iterator[str]:
     """Where `python -m pipeline.dashboard` says that it is."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = start_program("pipeline.dashboard", f"port={port}", cwd=study)
     assert process.stdout is not None
     printed = "".join(iter(lambda: _line(process.stdout), ""))

@@ -166,8 +166,9 @@ def test_batches_of_another_size_measure_the_same(digits: Data, head: Head) -> N
         for batch in (360, 77)
     )
     for one, other in zip(first, second, strict=True):
-        assert one.answers.canvas_accuracy == pytest.approx(other.answers.canvas_accuracy, nan_ok=True)
-        assert one.answers.resize_accuracy == pytest.approx(other.answers.resize_accuracy, nan_ok=True)
+        # Rounding may turn a tie: of fewer than one in a hundred images, here as below.
+        assert one.answers.canvas_accuracy == pytest.approx(other.answers.canvas_accuracy, abs=0.01, nan_ok=True)
+        assert one.answers.resize_accuracy == pytest.approx(other.answers.resize_accuracy, abs=0.01, nan_ok=True)
         for classes, others in (
             (one.answers.resized, other.answers.resized),
             (one.answers.on_canvas, other.answers.on_canvas),
@@ -175,7 +176,7 @@ def test_batches_of_another_size_measure_the_same(digits: Data, head: Head) -> N
             assert (classes is None) == (others is None) == (one.verdict is Verdict.REFUSES)
             if classes is not None and others is not None:
                 assert classes.shape == others.shape == (360,)
-                assert np.mean(classes != others) < 0.01  # Rounding may turn a tie.
+                assert np.mean(classes != others) < 0.01
 
 
 def test_a_dead_hidden_layer_does_not_hide_the_map() -> None:

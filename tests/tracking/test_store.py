@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from pipeline.errors import ConfigError, UserError
 from pipeline.tracking.store import Tracking, experiment_id, log_datasets, open_store, server_address
 from tests.conftest import HANG_SECONDS
+from tests.servers import free_port
 
 PROCESSES, ROUNDS = 8, 10
 
@@ -54,8 +55,9 @@ def test_first_users_of_a_store_do_not_break_it(tmp_path: Path) -> None:
 
 
 def test_a_dead_server_is_named_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tracking.uri=http://127.0.0.1:9: the MLflow store does not answer"):
-        open_store(Tracking(uri="http://127.0.0.1:9"), tmp_path)
+    uri = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match=f"tracking.uri={uri}: the MLflow store does not answer"):
+        open_store(Tracking(uri=uri), tmp_path)
 
 
 def test_a_deleted_experiment_is_named_with_the_way_back(tmp_path: Path) -> None:
