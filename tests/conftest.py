@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -66,6 +71,31 @@ def start_program(
         # What a shell starts in the background ignores it, and so does what that starts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+@contextmanager
+def standing_still(process: subprocess.Popen[str], store: Path) -> Iterator[None]:
+    """Within the block a process does nothing, so that it is no race what happens first; it holds no lock of its store.
+
+    Args:
+        process: Of the program.
+        store: The file of the MLflow store in its `output_dir`.
+    """
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        while psutil.Process(process.pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+            time.sleep(0.01)
+        try:
+            with closing(sqlite3.connect(store, timeout=0)) as database:
+                database.execute("BEGIN EXCLUSIVE")
+            break
+        except sqlite3.OperationalError:  # It was about to write.
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.01)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def run_program(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -24,6 +24,10 @@ from tests.conftest import HANG_SECONDS
 TRACKING_SERVER = shlex.split(
     "server --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///server.db --artifacts-destination artifacts"
 )
+PATIENT = ("tests.with_limits", f"pipeline.tracking.delivery.HEALTH_SECONDS={HANG_SECONDS}")
+"""Before a command of the program: it takes no server for dead that is only slow, as on a busy machine."""
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(HANG_SECONDS)}
+"""Environment of such a command, for MLflow's part in it."""
 
 
 def free_port() -> int:
@@ -62,6 +66,7 @@ def start(*arguments: str, port: int, cwd: Path, **settings: str) -> subprocess.
 def stop(process: subprocess.Popen[bytes], number: int = signal.SIGINT) -> None:
     """Ends a server with all of its processes."""
     os.killpg(process.pid, number)
+    os.killpg(process.pid, signal.SIGCONT)  # Where a test has stopped it.
     process.wait(timeout=HANG_SECONDS)
 
 

@@ -26,7 +26,7 @@ from pipeline import model_file
 from pipeline.data import Cache, Dataset, DecodedSplit
 from pipeline.errors import UserError
 from pipeline.storage import DiskFullError, is_full, places_of, remove_leftovers, room, whole
-from tests.conftest import HANG_SECONDS, ROOT, run_program, start_program
+from tests.conftest import HANG_SECONDS, ROOT, run_program, standing_still, start_program
 
 MEGABYTES = 24
 """Of the small disk."""
@@ -312,7 +312,8 @@ def test_a_run_goes_on_after_the_disk_got_full_in_the_middle(place: Path, output
         before += line
         if "epoch 1/2" in line:
             break
-    small_disk.fill()
+    with standing_still(process, outputs / "mlflow.db"):
+        small_disk.fill()
     stdout, stderr = process.communicate(timeout=HANG_SECONDS)
     result = subprocess.CompletedProcess(process.args, process.returncode, before + stdout, stderr)
     _check_failed(result, outputs, outputs, place)

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tests.cluster.ports import free_ports
+from tests.conftest import HANG_SECONDS
 
 NODES = 2
 # No accounting: submitit then knows a job's end by the file that the job writes.
@@ -90,13 +91,15 @@ def cluster() -> Iterator[dict[str, str]]:
             stack.callback(process.wait)
             stack.callback(process.terminate)
             time.sleep(1)
+            while command[0] == "munged" and process.poll() is None and not (directory / "munge.socket").exists():
+                time.sleep(1)  # The others end without it.
         _wait_until_idle(environment, directory)
         yield environment
 
 
 def _wait_until_idle(environment: dict[str, str], directory: Path) -> None:
     states = ""
-    for _ in range(60):
+    for _ in range(HANG_SECONDS):
         result = subprocess.run(
             ["sinfo", "--noheader", "--Node", "--format", "%T"],
             env={**os.environ, **environment},
