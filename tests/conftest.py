@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -18,6 +25,9 @@ from omegaconf import DictConfig
 from pipeline.config import CONFIG_DIR, Config, register, to_typed
 
 ROOT = Path(__file__).parents[1]
+HANG_SECONDS = 1800
+"""The one limit for programs, servers, browsers and processes of tests. It ends what hangs and measures nothing: what
+takes a minute alone takes several times as long beside other work."""
 
 
 def composed(*overrides: str, command: str = "train") -> DictConfig:
@@ -62,18 +72,53 @@ def start_program(
     )
 
 
-def run_program(
-    *arguments: str, cwd: Path, timeout: float = 300, **environment: str
-) -> subprocess.CompletedProcess[str]:
+@contextmanager
+def standing_still(process: subprocess.Popen[str], store: Path) -> Iterator[None]:
+    """Within the block a process does nothing, so that it is no race what happens first; it holds no lock of its store.
+
+    Args:
+        process: Of the program.
+        store: The file of the MLflow store in its `output_dir`.
+    """
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        while psutil.Process(process.pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+            time.sleep(0.01)
+        try:
+            with closing(sqlite3.connect(store, timeout=0)) as database:
+                database.execute("BEGIN EXCLUSIVE")
+            break
+        except sqlite3.OperationalError:  # It was about to write.
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.01)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def run_program(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `python -m ARGUMENTS` as a user does, in a directory and with environment variables of its own."""
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=cwd,
         env={**program_environment(), **environment},
-        timeout=timeout,
+        timeout=HANG_SECONDS,
         capture_output=True,
         text=True,
     )
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What a test draws without a seed of its own, such as a layer's first weights, is the same in every run.
+
+    And so in every order of the tests: each model that the program builds leaves a seed behind.
+    """
+    random.seed(0)
+    np.random.seed(0)
+    if "keras" in sys.modules:  # Tests of programs alone go without TensorFlow.
+        sys.modules["keras"].utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_tables_hold_means_intervals_and_verdicts(group: Group) -> None:
     low, high = flatten.accuracy[TEST].interval(0.95)
     assert rows["flatten_dense"][1:6] == (
         "5",
-        f"{flatten.accuracy['test'].mean:.4f} [{low:.4f}, {high:.4f}]",
+        f"{flatten.accuracy[TEST].mean:.4f} [{low:.4f}, {high:.4f}]",
         "68,138 *",
         "2,570",
         "1.00",

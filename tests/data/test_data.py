@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -234,11 +235,21 @@ def test_processes_that_prepare_one_dataset_at_once_all_succeed(tmp_path: Path) 
     assert [stderr for process in processes if (stderr := process.communicate()[1]) and process.returncode] == []
 
 
+@pytest.fixture
+def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 TB on every disk, and as much free memory."""
+    disk, memory = SimpleNamespace(total=10**12, used=0, free=10**12), SimpleNamespace(available=10**12)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: disk)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+
+
+@pytest.mark.usefixtures("small_machine")
 def test_images_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="dataset.cache=memory: train of digits takes 1437.0 GB"):
         _load(tmp_path, cache=Cache.memory, image_size=[50_000, 20_000])  # 1,437 images of 1 GB
 
 
+@pytest.mark.usefixtures("small_machine")
 def test_images_that_fit_neither_on_disk_nor_into_memory_are_refused(tmp_path: Path) -> None:
     message = r"dataset.cache=disk: train of digits takes 1437.0 GB at 50000×20000 px; free are [\d,.]+ MB in .*cache, "
     with pytest.raises(ConfigError, match=message):
@@ -248,7 +259,8 @@ def test_images_that_fit_neither_on_disk_nor_into_memory_are_refused(tmp_path: P
 
 @pytest.mark.slow
 def test_streaming_three_times_the_memory_limit_trains(tmp_path: Path) -> None:
-    # 1,437 images of 2,000 · 2,000 bytes are 5.7 GB; the process may have 1.9, to which its threads' stacks count.
+    # 1,437 images of 2,000 · 2,000 bytes are 5.7 GB; the process may have 1.9, to which its threads' stacks count:
+    # two threads, however many cores there are.
     limit = 1_900_000_000
     completed = subprocess.run(
         [
@@ -256,7 +268,7 @@ def test_streaming_three_times_the_memory_limit_trains(tmp_path: Path) -> None:
             *("dataset.cache=none", "dataset.image_size=[2000,2000]", "dataset.shuffle_buffer=10"),
             *("dataset.validation_fraction=0.01", "dataset.test_split='test[:4]'", "training.batch_size=4"),
             *("backbone.filters=[16]", "backbone.strides=[32]", "size_probe.sizes=[2000]", "size_probe.batch_size=4"),
-            f"output_dir={tmp_path}",
+            *("launch.threads=2", f"output_dir={tmp_path}"),
         ],
         capture_output=True,
         text=True,

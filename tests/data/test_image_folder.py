@@ -571,7 +571,6 @@ def _make_icon_folder(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not THEME.is_dir(), reason=f"{THEME} is not there: apt-get install gnome-icon-theme")
 def test_icons_of_five_sizes(tmp_path: Path) -> None:
     """Which category is an icon of? At natural sizes, and with everything resized to 32 px."""
@@ -586,7 +585,7 @@ def test_icons_of_five_sizes(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "head=flatten_dense is built for images of one size" in refused.stderr
     sweep = ("--multirun", *of_icons, "dataset.native_size=true,false", "seed=0,1,2", "size_probe.sizes=[16,48]")
-    result = run_program("pipeline.train", *sweep, cwd=tmp_path, timeout=1700)
+    result = run_program("pipeline.train", *sweep, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")

@@ -172,12 +172,13 @@ def test_batches_of_another_size_measure_the_same(digits: Data, head: Head) -> N
     )
     for one, other in zip(first, second, strict=True):
         for mode in Mode:
-            assert one.as_is.accuracy(mode) == pytest.approx(other.as_is.accuracy(mode), nan_ok=True)
+            # Rounding may turn a tie: of fewer than one in a hundred images, here as below.
+            assert one.as_is.accuracy(mode) == pytest.approx(other.as_is.accuracy(mode), abs=0.01, nan_ok=True)
             classes, others = one.as_is.classes.get(mode), other.as_is.classes.get(mode)
             assert (classes is None) == (others is None) == (one.verdict is Verdict.REFUSES)
             if classes is not None and others is not None:
                 assert classes.shape == others.shape == (360,)
-                assert np.mean(classes != others) < 0.01  # Rounding may turn a tie.
+                assert np.mean(classes != others) < 0.01
 
 
 def test_a_dead_hidden_layer_does_not_hide_the_map() -> None:

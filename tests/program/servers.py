@@ -6,7 +6,6 @@ import http.client
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,15 +18,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import HANG_SECONDS
+from tests.program.cluster.ports import free_ports
+
 TRACKING_SERVER = shlex.split(
     "server --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///server.db --artifacts-destination artifacts"
 )
+PATIENT = ("tests.program.with_limits", f"pipeline.tracking.server.replicate.HEALTH_SECONDS={HANG_SECONDS}")
+"""Before a command of the program: it takes no server for dead that is only slow, as on a busy machine."""
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(HANG_SECONDS)}
+"""Environment of such a command, for MLflow's part in it."""
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
 
 
 def start(*arguments: str, port: int, cwd: Path, **settings: str) -> subprocess.Popen[bytes]:
@@ -47,10 +52,10 @@ def start(*arguments: str, port: int, cwd: Path, **settings: str) -> subprocess.
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HANG_SECONDS
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=HANG_SECONDS):
                 return process
         except (urllib.error.URLError, ConnectionError):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -61,7 +66,8 @@ def start(*arguments: str, port: int, cwd: Path, **settings: str) -> subprocess.
 def stop(process: subprocess.Popen[bytes], number: int = signal.SIGINT) -> None:
     """Ends a server with all of its processes."""
     os.killpg(process.pid, number)
-    process.wait(timeout=60)
+    os.killpg(process.pid, signal.SIGCONT)  # Where a test has stopped it.
+    process.wait(timeout=HANG_SECONDS)
 
 
 @contextmanager
@@ -98,7 +104,7 @@ class _Forward(BaseHTTPRequestHandler):
         if self.server.failing:
             self.send_error(503)
             return
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=HANG_SECONDS)
         try:
             connection.request(self.command, self.path, body, dict(self.headers.items()))
             answer = connection.getresponse()

@@ -10,7 +10,6 @@ import io
 import math
 import re
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +24,14 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from pipeline.other_sizes.ways import WAYS
-from tests.conftest import run_program, start_program
+from tests.conftest import HANG_SECONDS, run_program, start_program
+from tests.program.servers import free_port
 
 pytestmark = pytest.mark.slow
 
-expect.set_options(timeout=30_000)
-PATIENCE = 90_000
-"""Milliseconds for a page to come up, on a slow machine."""
+PATIENCE = 1000 * HANG_SECONDS
+"""Milliseconds for whatever a page is waited for to show."""
+expect.set_options(timeout=PATIENCE)
 SIZES = [4, 6, 7, 8, 10, 12, 14, 16]
 HEADS = ["average_pool", "flatten_dense", "global_average_pool"]
 CHARTS = """() => [...document.querySelectorAll('[data-testid="experiment-view-compare-runs-card"]')].map(card => {
@@ -75,9 +75,7 @@ def runs(study: Path) -> dict[str, Run]:
 @pytest.fixture(scope="module")
 def address(study: Path) -> Iterator[str]:
     """Where `python -m pipeline.dashboard` says that it is."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = start_program("pipeline.dashboard", f"port={port}", cwd=study)
     assert process.stdout is not None
     printed = "".join(iter(lambda: _line(process.stdout), ""))
@@ -87,7 +85,7 @@ def address(study: Path) -> Iterator[str]:
     assert link.replace(":5000/", f":{port}/") in printed
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    assert process.wait(timeout=30) == 143
+    assert process.wait(timeout=HANG_SECONDS) == 143
 
 
 def _line(stream: Any) -> str:
@@ -118,22 +116,27 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     """A page in a fresh profile."""
     context = browser.new_context(viewport={"width": 1600, "height": 2000})
+    context.set_default_timeout(PATIENCE)  # Of this page and of those that it opens.
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
     yield page
     context.close()
 
 
-def _charts(page: Page, address: str) -> dict[str, dict[str, Any]]:
-    """Opens an address and waits, with nothing clicked, until all charts of a prepared view are drawn."""
+def _charts(page: Page, address: str, lines: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """Opens an address and waits, with nothing clicked, until all charts of a prepared view are drawn.
+
+    MLflow asks for the runs' histories one after the other, so some of the charts have to have so many lines.
+    """
     page.goto(address)
-    deadline = time.monotonic() + PATIENCE / 1000
+    deadline = time.monotonic() + HANG_SECONDS
     while time.monotonic() < deadline:
         charts = {chart["title"]: chart for chart in page.evaluate(CHARTS)}
-        if len(charts) >= len(CHART_TITLES) and all(_points(chart) for chart in charts.values()):
+        drawn = {title: len(_points(chart)) for title, chart in charts.items()}
+        complete = all(drawn.get(title, 0) >= count for title, count in lines.items())
+        if len(drawn) >= len(CHART_TITLES) and all(drawn.values()) and complete:
             return charts
         page.wait_for_timeout(200)
-    pytest.fail(f"only {list(charts)} came up")
+    pytest.fail(f"only {drawn} came up")
 
 
 def _points(chart: dict[str, Any]) -> list[dict[str, Any]]:
@@ -174,7 +177,9 @@ def test_the_printed_link_opens_the_comparison(
     page: Page, study: Path, address: str, runs: dict[str, Run], request: pytest.FixtureRequest
 ) -> None:
     link = re.sub("^http://[^/]+", address, _printed_link(study))
-    charts = _charts(page, link)
+    # Of each run, and with the ways as many again as a head has: 5 + 4 + 3, of two seeds.
+    counts = dict.fromkeys(CHART_TITLES[:3], 6) | {" vs ".join(metrics): 24 for metrics in WAY_METRICS.values()}
+    charts = _charts(page, link, counts)
     assert list(charts) == CHART_TITLES
 
     client = MlflowClient()
@@ -224,7 +229,7 @@ def test_a_second_view_averages_the_seeds(
 ) -> None:
     link = f"{address}/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"
     link += "&viewStateShareKey=study-heads-mean"
-    charts = _charts(page, link)
+    charts = _charts(page, link, {"size/resize/accuracy": 3, "size/canvas/accuracy": 3})  # Of each head.
     client = MlflowClient()
     for metric in ("size/resize/accuracy", "size/canvas/accuracy"):
         means = []
@@ -298,7 +303,7 @@ def test_a_run_page_has_its_conclusion_first(
     page.get_by_role("tab", name="Model metrics").click()
     history = MlflowClient().get_metric_history(run.info.run_id, "val/accuracy")
     curve = {"x": ["1", "2"], "y": [pytest.approx(metric.value) for metric in sorted(history, key=lambda m: m.step)]}
-    deadline = time.monotonic() + PATIENCE / 1000
+    deadline = time.monotonic() + HANG_SECONDS
     while not any(drawn["x"] == curve["x"] and drawn["y"] == curve["y"] for drawn in page.evaluate(PLOTTED)):
         assert time.monotonic() < deadline
         page.wait_for_timeout(200)

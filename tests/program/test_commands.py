@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import ROOT, run_program, start_program
+from tests.conftest import HANG_SECONDS, ROOT, run_program, start_program
 
 WRONG = [
     # what is typed, what the message begins with
@@ -102,7 +102,7 @@ def test_stopping_a_run_marks_it_killed(sent: signal.Signals, exit_code: int, tm
         if "epoch 2/" in line:
             break
     process.send_signal(sent)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == exit_code
     assert "Traceback" not in stderr
     (run,) = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}").search_runs(["1"])

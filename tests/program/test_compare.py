@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from pipeline.common.errors import ConfigError
 from pipeline.comparison.settings import Statistics
-from pipeline.study.conclude import compare
+from pipeline.study.conclude import conclude
 from pipeline.tracking.settings import Tracking
 from tests.conftest import run_program
 
@@ -72,5 +72,5 @@ def test_the_report_is_written_and_recorded_once(tiny_study: Path) -> None:
 def test_a_tag_of_a_shared_server_does_not_lead_elsewhere(sweep: str, tmp_path: Path) -> None:
     runs = pd.DataFrame({"run_id": ["1"], "experiment_id": ["1"], "sweep": [sweep]})
     with pytest.raises(ConfigError, match=f"^sweep={re.escape(sweep)}: must be a name without slashes and quotes"):
-        compare(runs, Statistics(), Tracking(), tmp_path / "outputs")
+        conclude(runs, Statistics(), Tracking(), tmp_path / "outputs")
     assert list(tmp_path.iterdir()) == []

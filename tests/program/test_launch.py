@@ -22,9 +22,11 @@ from pipeline.cli.session import SESSION, SweepInfo
 from pipeline.cli.terminal import import_tensorflow
 from pipeline.config.launch import Launch, cores
 from pipeline.tracking.queries import sweeps
-from tests.conftest import run_program, start_program, typed
+from tests.conftest import HANG_SECONDS, run_program, start_program, typed
 
 STUDY = ["--multirun", "study=heads", "training.deterministic=true", "size_probe.ways=[]"]
+EPOCHS = 100
+"""So many that no worker has come to the end when the other one has begun."""
 MEASURED = ("train/images_per_second", "cost/ms_per_image")
 
 
@@ -192,13 +194,13 @@ def _workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def test_a_parallel_study_stops_as_a_whole_and_goes_on(how: str, code: int, reason: str, tmp_path: Path) -> None:
     arguments = [
         *(*STUDY, "head=flatten_dense,global_average_pool", "seed=0", "launch=parallel"),
-        *("launch.workers=2", "training.epochs=30", "training.checkpoint_seconds=0"),
+        *("launch.workers=2", f"training.epochs={EPOCHS}", "training.checkpoint_seconds=0"),
     ]
     process = start_program("pipeline.train", *arguments, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
     under_way: set[str] = set()
     for line in process.stdout:
-        if "epoch 3/30" in line:
+        if f"epoch 3/{EPOCHS}" in line:
             under_way.add(line[:3])
         if under_way == {"[0]", "[1]"}:
             break
@@ -210,19 +212,18 @@ def test_a_parallel_study_stops_as_a_whole_and_goes_on(how: str, code: int, reas
         process.terminate()
     else:
         workers[0].kill()
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == code
     assert "Traceback" not in stderr
     if code == 1:
         assert stderr.strip().startswith(f"Error: {reason}. What was begun goes on")
-    psutil.wait_procs(workers, timeout=5)
-    assert not [worker for worker in workers if worker.is_running()]
+    assert psutil.wait_procs(workers, timeout=HANG_SECONDS)[1] == []
     stopped = _runs(tmp_path)
     assert {(run.info.status, run.data.tags["failure"]) for run in stopped.values()} == {("KILLED", reason)}
 
     result = run_program("pipeline.train", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert len(re.findall(r"going on after epoch \d+/30 of an interrupted run", result.stdout)) == 2
+    assert len(re.findall(rf"going on after epoch \d+/{EPOCHS} of an interrupted run", result.stdout)) == 2
     finished = _runs(tmp_path)
     assert {run.info.status for run in finished.values()} == {"FINISHED"}
     assert {name: run.info.run_id for name, run in finished.items()} == {

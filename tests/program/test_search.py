@@ -12,14 +12,13 @@ from mlflow import MlflowClient
 from tests.conftest import run_program
 
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs pip install '.[optuna]'")
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.cluster
 
 
 def test_a_search_goes_on_where_it_was(tmp_path: Path) -> None:
     arguments = ["--multirun", "hydra/sweeper=search", "training.epochs=1", "size_probe.ways=[]", "launch.threads=1"]
     first, longer = (
-        run_program("pipeline.train", *arguments, f"hydra.sweeper.n_trials={trials}", cwd=tmp_path, timeout=900)
-        for trials in (2, 4)
+        run_program("pipeline.train", *arguments, f"hydra.sweeper.n_trials={trials}", cwd=tmp_path) for trials in (2, 4)
     )
     assert (first.returncode, longer.returncode) == (0, 0), first.stderr + longer.stderr
     assert "done before" not in first.stdout
@@ -41,7 +40,7 @@ def test_a_trial_that_fails_ends_no_search(tmp_path: Path) -> None:
     """Of two learning rates the program refuses one. Then none of the runs can be."""
     arguments = ["--multirun", "hydra/sweeper=search", "training.epochs=1", "size_probe.ways=[]", "launch.threads=1"]
     rates = ["training.learning_rate=choice(0.001,-1.0)", "hydra.sweeper.n_trials=4"]
-    some = run_program("pipeline.train", *arguments, *rates, cwd=tmp_path, timeout=900)
+    some = run_program("pipeline.train", *arguments, *rates, cwd=tmp_path)
     assert some.returncode == 1, some.stderr
     (failed,) = re.findall(r"(\d) runs? of this sweep failed:", some.stderr)
     assert "training.learning_rate=-1.0: must be a number above 0" in some.stderr
@@ -51,7 +50,7 @@ def test_a_trial_that_fails_ends_no_search(tmp_path: Path) -> None:
     assert 0 < len(runs) < 4
 
     blind = ["dataset.validation_fraction=0", "training.prune=false", "training.keep_weights=last"]
-    none = run_program("pipeline.train", *arguments, *blind, "hydra.sweeper.n_trials=1", cwd=tmp_path, timeout=900)
+    none = run_program("pipeline.train", *arguments, *blind, "hydra.sweeper.n_trials=1", cwd=tmp_path)
     assert none.returncode == 2, none.stderr
     assert "Error: No run has a validation accuracy for a search to go by." in none.stderr
     assert "Traceback" not in none.stderr

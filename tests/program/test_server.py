@@ -17,8 +17,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import run_program, start_program
-from tests.program.servers import TRACKING_SERVER, free_port, running
+from tests.conftest import HANG_SECONDS, run_program, start_program
+from tests.program.servers import PATIENCE, PATIENT, TRACKING_SERVER, free_port, running
 
 pytestmark = pytest.mark.slow
 
@@ -61,9 +61,9 @@ def test_the_dashboard_serves_the_study_and_stops_on_ctrl_c(tiny_study: Path) ->
         assert f"port={port}: cannot be used: Address already in use. Use another" in second.stderr
 
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=30)
+        rest, _ = process.communicate(timeout=HANG_SECONDS)
         assert (process.returncode, rest.strip()) == (0, "Stopped.")
-        assert psutil.wait_procs(servers, timeout=10)[1] == []
+        assert psutil.wait_procs(servers, timeout=HANG_SECONDS)[1] == []
 
 
 def test_the_dashboard_needs_results(tmp_path: Path) -> None:
@@ -78,7 +78,9 @@ def test_a_run_is_recorded_on_a_server(tmp_path: Path) -> None:
     (tmp_path / "client").mkdir()
     with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
         result = run_program(
-            "pipeline.train", "tracking=server", f"tracking.uri={uri}", "training.epochs=1", cwd=tmp_path / "client"
+            *(*PATIENT, "pipeline.train", "tracking=server", f"tracking.uri={uri}", "training.epochs=1"),
+            cwd=tmp_path / "client",
+            **PATIENCE,
         )
         assert result.returncode == 0, result.stderr
         client = MlflowClient(uri)
@@ -112,6 +114,7 @@ def test_a_study_on_a_server_prints_that_servers_link_and_no_password(tmp_path: 
         MLFLOW_FLASK_SERVER_SECRET_KEY="for the test",
     ) as uri:
         study = [
+            *PATIENT,
             "pipeline.train",
             "study=heads",
             "seed=0",
@@ -119,14 +122,14 @@ def test_a_study_on_a_server_prints_that_servers_link_and_no_password(tmp_path: 
             "training.epochs=1",
         ]
         server = ["tracking=server", f"tracking.uri={uri}"]
-        stranger = run_program(*study, *server, cwd=tmp_path / "client")
+        stranger = run_program(*study, *server, cwd=tmp_path / "client", **PATIENCE)
         assert stranger.returncode == 2
         assert "MLFLOW_TRACKING_USERNAME" in stranger.stderr
-        secret = {"MLFLOW_TRACKING_USERNAME": "engineer", "MLFLOW_TRACKING_PASSWORD": "a-long-secret-42"}
+        secret = {**PATIENCE, "MLFLOW_TRACKING_USERNAME": "engineer", "MLFLOW_TRACKING_PASSWORD": "a-long-secret-42"}
         result = run_program(*study, *server, cwd=tmp_path / "client", **secret)
         assert result.returncode == 0, result.stderr
         assert f"{uri}/#/experiments/1/runs?workflowType=machine_learning" in result.stdout
-        compared = run_program("pipeline.compare", "study=heads", *server, cwd=tmp_path / "client", **secret)
+        compared = run_program(*PATIENT, "pipeline.compare", "study=heads", *server, cwd=tmp_path / "client", **secret)
         assert compared.returncode == 0, compared.stderr
         assert f"{uri}/#/experiments/1/runs?workflowType=machine_learning" in compared.stdout
         printed = stranger.stderr + result.stdout + result.stderr + compared.stdout + compared.stderr
@@ -144,7 +147,7 @@ def _ask(uri: str, size: int) -> tuple[int, str]:
         f"{uri}/invocations", json.dumps({"inputs": image}).encode(), {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=HANG_SECONDS) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

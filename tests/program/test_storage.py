@@ -34,7 +34,7 @@ from pipeline.data import decoded, source
 from pipeline.data.settings import Cache, Dataset
 from pipeline.data.splits import DecodedSplit
 from pipeline.models.keras_file import saved_model
-from tests.conftest import ROOT, run_program, start_program
+from tests.conftest import HANG_SECONDS, ROOT, run_program, standing_still, start_program
 
 MEGABYTES = 24
 """Of the small disk."""
@@ -320,8 +320,9 @@ def test_a_run_goes_on_after_the_disk_got_full_in_the_middle(place: Path, output
         before += line
         if "epoch 1/2" in line:
             break
-    small_disk.fill()
-    stdout, stderr = process.communicate(timeout=300)
+    with standing_still(process, outputs / "mlflow.db"):
+        small_disk.fill()
+    stdout, stderr = process.communicate(timeout=HANG_SECONDS)
     result = subprocess.CompletedProcess(process.args, process.returncode, before + stdout, stderr)
     _check_failed(result, outputs, outputs, place)
     small_disk.clear()

@@ -86,7 +86,7 @@ def test_the_newest_call_of_a_study_is_found_in_each_experiment(client: MlflowCl
     ]
     # Another call asks for runs of both that were there; they stay with those, too.
     for run_id in (first, last):
-        client.set_tag(run_id, *sweep_tag("it's 5"))
+        client.set_tag(run_id, *membership("it's 5"))
     found = newest_runs("heads")
     assert set(found["run_id"][found["experiment_id"] == digits]) == {first, last}
     assert set(found["sweep"]) == {"2", "it_s 5"}

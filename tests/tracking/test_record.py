@@ -204,7 +204,7 @@ def test_models_take_raw_pixels_at_the_sizes_of_their_signature(client: MlflowCl
 
 
 def test_a_served_model_predicts_what_was_recorded(client: MlflowClient, runs: dict[str, Run], tmp_path: Path) -> None:
-    from pipeline.data import Dataset
+    from pipeline.data.settings import Dataset
 
     run = runs["global_average_pool"]
     (output,) = run.outputs.model_outputs
@@ -230,10 +230,10 @@ def test_the_last_good_model_can_be_loaded(tmp_path: Path) -> None:
     experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
     model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.GlobalAveragePooling2D()])
     with mlflow.start_run(experiment_id=experiment) as run:
-        RunRecord(experiment, run.info.run_id, {}).last_good_model(model)
+        RunRecord(experiment, run.info.run_id, {}).log_last_good_model(model)
     path = MlflowClient().download_artifacts(run.info.run_id, "last_good.keras")
     loaded = keras.saving.load_model(path, safe_mode=True)
-    assert loaded(np.full((1, 2, 3, 1), 7.0)).numpy().tolist() == [[7.0]]
+    assert loaded(np.full((1, 2, 2, 1), 7.0)).numpy().tolist() == [[7.0]]  # 28 / 4, which no rounding touches
 
 
 def test_a_description_that_is_too_long_says_where_the_rest_is(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_description_that_is_too_long_says_where_the_rest_is(tmp_path: Path) -
     open_store(Tracking(), tmp_path)
     experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
     with mlflow.start_run(experiment_id=experiment) as run:
-        RunRecord(experiment, run.info.run_id, {}).page("a row of the table\n" * 500, {})
+        RunRecord(experiment, run.info.run_id, {}).log_page("a row of the table\n" * 500, {})
     said = MlflowClient().get_run(run.info.run_id).data.tags["mlflow.note.content"]
     rest = "\n\nThe rest is in size_behavior.json."
     assert said == ("a row of the table\n" * ((8000 - len(rest)) // 19)).rstrip("\n") + rest

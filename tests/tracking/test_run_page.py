@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.common.condition import Mode
 from pipeline.data.facts import DatasetFacts
 from pipeline.heads.verdict import Verdict
 from pipeline.models.cost import Cost
@@ -24,7 +25,7 @@ FACTS = DatasetFacts("fashion_mnist", "3.0.1", (28, 28, 1), ("shirt", "shoe", "b
 
 
 def _answers(resize: float, canvas: float) -> Predictions:
-    return Predictions(resize_accuracy=resize, canvas_accuracy=canvas)
+    return Predictions(accuracies={Mode.RESIZE: resize, Mode.CANVAS: canvas})
 
 
 def _ways(*accuracies: float) -> dict[str, Predictions]:

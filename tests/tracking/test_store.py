@@ -15,6 +15,8 @@ from mlflow import MlflowClient
 from pipeline.common.errors import ConfigError, UserError
 from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import experiment_id, log_datasets, open_store, server_address
+from tests.conftest import HANG_SECONDS
+from tests.program.servers import free_port
 
 PROCESSES, ROUNDS = 8, 10
 
@@ -24,12 +26,12 @@ def _use(start: Barrier, directory: Path, number: int) -> None:
     dataset = mlflow.data.from_numpy(np.zeros(3), name="shared")
     for round_ in range(ROUNDS):
         path = directory / str(round_)
-        start.wait(timeout=60)
+        start.wait(timeout=HANG_SECONDS)
         open_store(Tracking(), path)
         experiment = experiment_id(MlflowClient(), "shared", (path / "artifacts").as_uri())
         with mlflow.start_run(experiment_id=experiment):
             mlflow.log_metric("value", number)
-            start.wait(timeout=60)
+            start.wait(timeout=HANG_SECONDS)
             log_datasets(partial(mlflow.log_input, dataset, "training"))
 
 
@@ -54,8 +56,9 @@ def test_first_users_of_a_store_do_not_break_it(tmp_path: Path) -> None:
 
 
 def test_a_dead_server_is_named_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tracking.uri=http://127.0.0.1:9: the MLflow store does not answer"):
-        open_store(Tracking(uri="http://127.0.0.1:9"), tmp_path)
+    uri = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match=f"tracking.uri={uri}: the MLflow store does not answer"):
+        open_store(Tracking(uri=uri), tmp_path)
 
 
 def test_a_deleted_experiment_is_named_with_the_way_back(tmp_path: Path) -> None:

@@ -14,26 +14,26 @@ from pipeline.models.build import build_model
 from pipeline.training.pairing import Pairing, pairing_of
 
 
-def pairing(head: Head, seed: int = 0, batch_size: int = 32, filters: int = 4, tmp_path: Path = Path()) -> Pairing:
+def pairing(head: Head, tmp_path: Path, seed: int = 0, batch_size: int = 32, filters: int = 4) -> Pairing:
     dataset = Dataset(name="digits")
     backbone = SmallFcn(filters=[filters], strides=[2])
     model = build_model(backbone, head, (8, 8, 1), 10, seed)
     return pairing_of(source.load(dataset, seed, tmp_path), model, batch_size)
 
 
-def test_runs_that_differ_in_their_head_alone_start_from_the_same() -> None:
-    flatten = pairing(FlattenDense(hidden_units=[8], dropout=0.5))
-    assert flatten == pairing(GlobalAveragePool())
+def test_runs_that_differ_in_their_head_alone_start_from_the_same(tmp_path: Path) -> None:
+    flatten = pairing(FlattenDense(hidden_units=[8], dropout=0.5), tmp_path)
+    assert flatten == pairing(GlobalAveragePool(), tmp_path)
     assert all(len(digest) == 32 for digest in vars(flatten).values())
 
 
-def test_each_fact_changes_with_what_it_is_about() -> None:
-    reference = pairing(GlobalAveragePool())
-    seed = pairing(GlobalAveragePool(), seed=1)
+def test_each_fact_changes_with_what_it_is_about(tmp_path: Path) -> None:
+    reference = pairing(GlobalAveragePool(), tmp_path)
+    seed = pairing(GlobalAveragePool(), tmp_path, seed=1)
     assert all(getattr(seed, name) != digest for name, digest in vars(reference).items())
-    batch = pairing(GlobalAveragePool(), batch_size=16)
+    batch = pairing(GlobalAveragePool(), tmp_path, batch_size=16)
     assert (batch.split, batch.backbone) == (reference.split, reference.backbone)
     assert batch.batches != reference.batches
-    wide = pairing(GlobalAveragePool(), filters=8)
+    wide = pairing(GlobalAveragePool(), tmp_path, filters=8)
     assert (wide.split, wide.batches) == (reference.split, reference.batches)
     assert wide.backbone != reference.backbone

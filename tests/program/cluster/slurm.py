@@ -1,6 +1,6 @@
 """A Slurm cluster on this machine, as root and with Debian's slurm-wlm: a controller and two nodes of one core each.
 
-python -m tests.cluster.slurm         # until Ctrl-C; it prints what to set to use it
+python -m tests.program.cluster.slurm         # until Ctrl-C; it prints what to set to use it
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from tests.conftest import HANG_SECONDS
 from tests.program.cluster.ports import free_ports
 
 NODES = 2
@@ -90,13 +91,15 @@ def cluster() -> Iterator[dict[str, str]]:
             stack.callback(process.wait)
             stack.callback(process.terminate)
             time.sleep(1)
+            while command[0] == "munged" and process.poll() is None and not (directory / "munge.socket").exists():
+                time.sleep(1)  # The others end without it.
         _wait_until_idle(environment, directory)
         yield environment
 
 
 def _wait_until_idle(environment: dict[str, str], directory: Path) -> None:
     states = ""
-    for _ in range(60):
+    for _ in range(HANG_SECONDS):
         result = subprocess.run(
             ["sinfo", "--noheader", "--Node", "--format", "%T"],
             env={**os.environ, **environment},

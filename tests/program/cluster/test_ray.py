@@ -15,10 +15,10 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.tracking.queries import sweeps
-from tests.conftest import start_program
+from tests.conftest import HANG_SECONDS, start_program
 
 ray = pytest.importorskip("ray", reason="needs pip install '.[ray]'")
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.cluster
 EPOCHS = 200
 """Ray hands lines on seconds later; the worker that wrote them has to be there still."""
 
@@ -55,7 +55,7 @@ def test_a_study_on_two_nodes_survives_a_killed_worker(tmp_path: Path) -> None:
             if not killed and 4 <= epoch <= EPOCHS * 3 / 4 and len(set(node_of.values())) == 2:
                 os.kill(worker, signal.SIGKILL)
                 killed = worker
-        process.wait(timeout=60)
+        process.wait(timeout=HANG_SECONDS)
     finally:
         cluster.shutdown()
     assert process.returncode == 0, output

@@ -16,7 +16,6 @@ from tests.program.cluster import slurm
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs pip install '.[slurm]'")
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.timeout(1800),
     pytest.mark.skipif(not slurm.installed(), reason="needs root and Debian's slurm-wlm"),
 ]
 STUDY = [
@@ -57,7 +56,7 @@ def test_an_array_of_jobs_gives_what_the_local_study_gives(tmp_path: Path) -> No
     assert {job.split()[1] for job in jobs} == {"0", "1", "2", "3"}  # Of one array,
     assert {job.split()[2] for job in jobs} == {"node1", "node2"}  # on both nodes.
     assert "│ flatten_dense" in output  # The comparison.
-    result = run_program("pipeline.train", *STUDY, cwd=tmp_path / "local", timeout=900)
+    result = run_program("pipeline.train", *STUDY, cwd=tmp_path / "local")
     assert result.returncode == 0, result.stderr
     assert _accuracies(tmp_path / "slurm") == _accuracies(tmp_path / "local")
     assert {status for status, _ in _accuracies(tmp_path / "slurm").values()} == {"FINISHED"}
