@@ -1,4 +1,5 @@
-# make heads      train the three heads with three seeds on the embedded digits, and print the answer
+# make heads      train the three heads on the embedded digits, and print the answer
+# make quick      run the tests that take under a minute together
 # make test       run the tests
 # make dashboard  serve the results, on http://127.0.0.1:5000 or with PORT=5001 elsewhere
 # make lint       ruff and mypy
@@ -9,11 +10,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 5000
+QUICK := not slow and not real_data and not cluster and not program
 
-.PHONY: heads test dashboard lint audit clean
+.PHONY: heads quick test dashboard lint audit clean
 
 heads: .venv/.runtime
 	$(BIN)/python -m pipeline.train study=heads
+
+quick: .venv/.development
+	$(BIN)/python -m pytest -m "$(QUICK)" --numprocesses 2 --dist loadfile
 
 test: .venv/.development
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

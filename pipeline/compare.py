@@ -13,6 +13,8 @@ from pipeline.config import CompareConfig, absolute, to_typed
 def main(composed: DictConfig) -> None:
     """Composes, finds the runs, and shows them."""
     config = to_typed(composed, CompareConfig)
+    if config.snapshot is None:
+        config.tracking.require_results(config.output_path)  # Before what takes seconds to import.
     from pipeline.study.conclude import conclude, conclude_snapshot, finished
     from pipeline.tracking.queries import newest_runs, runs_of_sweep, studies
     from pipeline.tracking.store import open_store

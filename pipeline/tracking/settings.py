@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
 from pipeline.common.errors import require
 from pipeline.common.settings import Settings
 
+STORE_FILE = "mlflow.db"
+"""Of a local store, in `output_dir`."""
 DASHBOARD_PORT = 5000
 
 
@@ -54,6 +57,16 @@ class Tracking(Settings):
     def is_server(self) -> bool:
         """Whether the store is behind a server, which may not answer."""
         return self.uri is not None and self.uri.startswith(("http://", "https://"))
+
+    def require_results(self, output_path: Path) -> None:
+        """Raises `ConfigError` if results are to be read from `output_path`, and there are none."""
+        require(
+            self.uri is not None or (output_path / STORE_FILE).is_file(),
+            "output_dir",
+            output_path,
+            f"holds no results: there is no {STORE_FILE}",
+            "Run python -m pipeline.train study=heads first, or name the directory that a run wrote to.",
+        )
 
     @property
     def recorded(self) -> Tracking:

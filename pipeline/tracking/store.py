@@ -15,11 +15,9 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pipeline.common.errors import ConfigError, UserError, first_line
+from pipeline.common.errors import UserError, first_line
 from pipeline.common.files import atomic_write, remove_leftovers
-from pipeline.tracking.settings import DASHBOARD_PORT, Tracking
-
-STORE_FILE = "mlflow.db"
+from pipeline.tracking.settings import DASHBOARD_PORT, STORE_FILE, Tracking
 
 
 def store_uri(tracking: Tracking, output_path: Path) -> str:
@@ -45,13 +43,8 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
     Raises:
         UserError: The server does not answer, or the store cannot be created or read.
     """
-    if not create and tracking.uri is None and not (output_path / STORE_FILE).is_file():
-        raise ConfigError(
-            "output_dir",
-            output_path,
-            f"holds no results: there is no {STORE_FILE}",
-            "Run python -m pipeline.train study=heads first, or name the directory that a run wrote to.",
-        )
+    if not create:
+        tracking.require_results(output_path)
     # A dead server would block the first call for minutes. Three tries of ten seconds tell as well.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

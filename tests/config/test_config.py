@@ -113,13 +113,6 @@ def test_a_part_of_a_split_is_given_in_quotes() -> None:
     assert typed("dataset.train_split='train[:80%]'").dataset.train_split == "train[:80%]"
 
 
-def test_help_names_every_option_of_every_group() -> None:
-    template = yaml.safe_load((CONFIG_DIR / "train.yaml").read_text())["hydra"]["help"]["template"]
-    listing = {line.split()[0]: line for line in template.splitlines() if line.startswith("  ") and line.split()}
-    for path in [*OPTIONS, *STUDIES]:
-        assert f" {path.stem} " in f"{listing[path.parent.name]} ", path
-
-
 WRONG = [
     # what is typed, what the message says
     (["head=global_avg_pool"], "head=global_avg_pool: there is no such option. Use one of average_pool, flatten_dense, "

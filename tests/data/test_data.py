@@ -224,7 +224,8 @@ def test_a_validation_part_that_would_be_empty_or_all_is_refused(tmp_path: Path)
 @pytest.mark.slow
 def test_processes_that_prepare_one_dataset_at_once_all_succeed(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from pipeline.data import Dataset\n"
+        "import sys; from pathlib import Path\n"
+        "from pipeline.data.settings import Dataset; from pipeline.data.source import load\n"
         "data = load(Dataset(name='digits', data_dir=sys.argv[1]), 0, Path(sys.argv[1]))\n"
         "assert len(data.test_split) == 360\n"
     )

@@ -69,10 +69,10 @@ def test_without_a_way_the_possible_ones_are_told(sequential: Path, capsys: pyte
     said = capsys.readouterr().out
     assert [line.split(":")[0].strip() for line in said.splitlines() if "way=" in line] == [
         "way=resize_input",
-        "way=resize_map",
-        "way=interpolate_map",
         "way=dense_to_conv",
         "way=dense_to_conv_mean_max",
+        "way=resize_map",
+        "way=interpolate_map",
     ]
     assert list(sequential.parent.iterdir()) == [sequential]
 

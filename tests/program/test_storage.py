@@ -101,8 +101,8 @@ def test_a_killed_process_leaves_the_old_file_and_what_the_next_one_removes(tmp_
     path = tmp_path / "state.npz"
     path.write_text("old")
     script = (
-        "import os, signal, sys; from pathlib import Path; from pipeline.storage import whole\n"
-        "with whole(Path(sys.argv[1])) as beside:\n"
+        "import os, signal, sys; from pathlib import Path; from pipeline.common.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as beside:\n"
         "    beside.write_text('half of the n'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT)
