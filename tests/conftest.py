@@ -43,7 +43,7 @@ def typed(*overrides: str) -> Config:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", help="directory for the pictures that tests/test_browser.py takes")
+    parser.addoption("--screenshots", help="directory for the pictures that tests/program/test_browser.py takes")
 
 
 def program_environment() -> dict[str, str]:

@@ -23,7 +23,7 @@ from tests.conftest import run_program
 pytestmark = pytest.mark.real_data
 
 BACKBONE = 65_568
-"""Parameters of small_fcn on one channel; tests/test_backbones.py has the arithmetic."""
+"""Parameters of small_fcn on one channel; tests/models/test_backbones.py has the arithmetic."""
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from pipeline.tracking.store import experiment_id, open_store
 from tests.conftest import run_program
 
 BACKBONE = 65_568
-"""Parameters of small_fcn on one channel; tests/test_backbones.py has the arithmetic."""
+"""Parameters of small_fcn on one channel; tests/models/test_backbones.py has the arithmetic."""
 
 
 @pytest.fixture(scope="module")
