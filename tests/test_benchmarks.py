@@ -2,28 +2,124 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import json
+import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
+import mlflow
 import pytest
 
-from tests.conftest import HANG_SECONDS, ROOT
+from tests.conftest import HANG_SECONDS, ROOT, program_environment
+
+BENCHMARKS = ROOT / "tests" / "benchmarks"
+SCRIPTS = sorted(BENCHMARKS.rglob("*.py"))
+WITH_HELP = (
+    *("compare_speed.py", "comparison_time.py", "dashboard_speed.py", "probe_speed.py", "profile_run.py"),
+    *("scaling.py", "step_share.py", "study_speed.py", "unguarded.py"),
+)
+ELSEWHERE = ("lightning", "torch")
+"""What the scripts in PyTorch need, in an environment of their own."""
 
 
-def _rows(cwd: Path, script: str, *arguments: str) -> list[list[str]]:
-    """Cells of every row of the Markdown tables that a benchmark prints."""
+def _output(cwd: Path, script: str, *arguments: str) -> str:
+    """Standard output of a benchmark."""
     result = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "benchmarks" / script), *arguments],
+        [sys.executable, str(BENCHMARKS / script), *arguments],
         cwd=cwd,
+        env=program_environment(),
         capture_output=True,
         text=True,
         timeout=HANG_SECONDS,
     )
     assert result.returncode == 0, result.stderr
-    lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    return result.stdout
+
+
+def _rows(cwd: Path, script: str, *arguments: str) -> list[list[str]]:
+    """Cells of every row of the Markdown tables that a benchmark prints."""
+    lines = [line for line in _output(cwd, script, *arguments).splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmarks import each other by name."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: str(script.relative_to(BENCHMARKS)))
+@pytest.mark.usefixtures("importable")
+def test_whatever_a_benchmark_imports_is_there(script: Path) -> None:
+    wanted = set()
+    for node in ast.walk(ast.parse(script.read_text())):  # In its functions, too.
+        if isinstance(node, ast.Import):
+            wanted |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            wanted |= {f"{node.module}.{alias.name}" for alias in node.names}
+    for name in sorted(wanted):
+        try:
+            pkgutil.resolve_name(name)
+        except ModuleNotFoundError as error:
+            if error.name not in ELSEWHERE:
+                raise
+            pytest.skip(f"needs {error.name}")
+
+
+@pytest.mark.parametrize("script", WITH_HELP)
+def test_a_benchmark_tells_its_arguments(script: str, tmp_path: Path) -> None:
+    assert len(_output(tmp_path, script, "--help").splitlines()) > 3
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("importable")
+def test_the_functions_that_the_profile_times_are_there() -> None:
+    profile_run = importlib.import_module("profile_run")
+    named = [(where, name) for where, name, _ in profile_run.PARTS]
+    named += [(where, name) for where, names in profile_run.TRACKING for name in names]
+    assert len(named) > 20
+    for where, name in named:
+        assert callable(getattr(pkgutil.resolve_name(where), name))
+
+
+@pytest.mark.usefixtures("importable")
+def test_the_guards_that_are_taken_away_are_there() -> None:
+    from pipeline import run
+
+    guards = run.exclusive, run.finished_run
+    try:
+        importlib.import_module("unguarded")._import_and_unguard()
+        assert run.exclusive is not guards[0]
+        assert run.finished_run is not guards[1]
+    finally:
+        patch.stopall()
+    assert (run.exclusive, run.finished_run) == guards
+
+
+@pytest.mark.slow
+def test_without_its_guards_the_program_trains_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        _output(tmp_path, "unguarded.py", "training.epochs=1", f"output_dir={tmp_path}", "size_probe.sizes=[8]")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = mlflow.search_runs(search_all_experiments=True)
+    assert list(runs["status"]) == ["FINISHED"] * 2
+    assert runs["tags.run_key"].nunique() == 1
+    assert not (tmp_path / "unfinished").exists()
+
+
+@pytest.mark.slow
+def test_the_rate_of_matrix_products_is_measured(tmp_path: Path) -> None:
+    assert json.loads(_output(tmp_path, "matmul_rate.py"))["flops_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_the_time_of_a_comparison_is_measured(tmp_path: Path) -> None:
+    assert re.match(r"30 runs: [\d.]+ s, at most [\d.]+ GiB", _output(tmp_path, "comparison_time.py", "--copies", "1"))
 
 
 @pytest.mark.slow
@@ -46,11 +142,18 @@ def test_the_profile_knows_every_part_and_they_are_the_whole(tmp_path: Path) -> 
     assert rest < whole / 2
 
 
-@pytest.mark.real_data
-def test_the_probe_is_measured_beside_predict(tmp_path: Path) -> None:
-    (row,) = _rows(tmp_path, "probe_speed.py", "--pairs", "1", "--images", "100")[2:]
-    assert row[:2] == ["14, 21, 24, 35, 42, 49, 56", "2 × 100"]
+@pytest.mark.parametrize(
+    ("dataset", "sizes"),
+    [
+        pytest.param("digits", "4, 6, 7, 10, 12, 14, 16", marks=pytest.mark.slow),
+        pytest.param("fashion_mnist", "14, 21, 24, 35, 42, 49, 56", marks=pytest.mark.real_data),
+    ],
+)
+def test_the_probe_is_measured_beside_predict(dataset: str, sizes: str, tmp_path: Path) -> None:
+    (row,) = _rows(tmp_path, "probe_speed.py", "--pairs", "1", "--images", "100", "--dataset", dataset)[2:]
+    assert row[:2] == [sizes, "2 × 100"]
     assert all(float(cell.split()[0]) >= 0 for cell in row[2:])  # A fast machine takes 0.0 s.
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ import keras
 import numpy as np
 import tensorflow_datasets as tfds
 
+import pipeline.data.digits.digits_dataset_builder  # noqa: F401  (importing it registers `digits`)
+
 
 class EpochTimes(keras.callbacks.Callback):
     """Seconds of each epoch without its validation, from the same two moments as the program's own callback."""

@@ -5,9 +5,9 @@ LINK is what a running `python -m pipeline.dashboard` prints. Each of five times
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import statistics
-import sys
 import time
 
 from playwright.sync_api import sync_playwright
@@ -22,7 +22,10 @@ DRAWN = f"""() => {{
 
 def main() -> None:
     """Measures and prints."""
-    link = sys.argv[1]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("link", metavar="LINK", help="what a running `python -m pipeline.dashboard` prints")
+    parser.add_argument("screenshot", metavar="SCREENSHOT", nargs="?", help="file for a picture of it")
+    arguments = parser.parse_args()
     seconds = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -32,12 +35,12 @@ def main() -> None:
             # Charts are drawn once they come into view: all of them are in this one.
             page = browser.new_context(viewport={"width": 1600, "height": 2000}).new_page()
             began = time.perf_counter()
-            page.goto(link)
+            page.goto(arguments.link)
             page.wait_for_function(DRAWN, timeout=120_000)
             seconds.append(time.perf_counter() - began)
-            if len(sys.argv) > 2:
+            if arguments.screenshot:
                 page.wait_for_timeout(2000)
-                page.screenshot(path=sys.argv[2])
+                page.screenshot(path=arguments.screenshot)
             page.context.close()
         browser.close()
     low, middle, high = min(seconds), statistics.median(seconds), max(seconds)

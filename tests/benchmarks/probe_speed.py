@@ -11,22 +11,23 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.append(str(Path(__file__).parent))
-from compare_speed import log, median_and_range, row
+from compare_speed import WORK, log, median_and_range, row
 
 from pipeline.cli.terminal import import_tensorflow
 from pipeline.common.size import Size
-from pipeline.data.batches import Data
 from pipeline.data.settings import Cache, Dataset
-from pipeline.data.tf_data import resize
 from pipeline.heads.global_pools import GlobalAveragePool
 from pipeline.models.backbones.small import SmallFcn
-from pipeline.other_sizes.measure import measure_sizes
-from pipeline.other_sizes.modes import canvas_places, lay_on_canvas
 from pipeline.other_sizes.settings import SizeProbe
+
+if TYPE_CHECKING:
+    from pipeline.data.batches import Data
 
 
 def main() -> None:
@@ -34,21 +35,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5, help="runs of each side (default: %(default)s)")
     parser.add_argument("--images", type=int, help="test images at each size (default: all)")
+    parser.add_argument("--dataset", choices=WORK, default="fashion_mnist", help="default: %(default)s")
     arguments = parser.parse_args()
     import_tensorflow()
-    from pipeline.evaluation import predict
-    from pipeline.model import build_model
+    from pipeline.data import source
+    from pipeline.models.build import build_model
+    from pipeline.models.predict import predict
+    from pipeline.other_sizes.measure import measure_sizes
+    from pipeline.other_sizes.plan import SizePlan
 
     probe = SizeProbe(ways=[], max_images=arguments.images)
-    data = Dataset(name="fashion_mnist", cache=Cache.memory).load(0, Path())
+    with tempfile.TemporaryDirectory() as directory:
+        data = source.load(Dataset(name=arguments.dataset, cache=Cache.memory), 0, Path(directory))
     backbone, head = SmallFcn(), GlobalAveragePool()
+    plan = SizePlan(backbone, head, data.facts)
     model = build_model(backbone, head, data.facts.image_shape, data.facts.classes, seed=0)
     logits, labels = predict(model, data.test(probe.batch_size))
     sizes = [size for size in probe.image_sizes(data.facts.image_size) if size != data.facts.image_size]
 
     def program() -> float:
         began = time.perf_counter()
-        measure_sizes(model, backbone, head, probe, data, logits, labels)
+        measure_sizes(model, plan, probe, data, logits, labels)
         return time.perf_counter() - began
 
     def script() -> float:
@@ -77,6 +84,9 @@ def main() -> None:
 def _images(data: Data, size: Size, probe: SizeProbe) -> list[object]:
     """The test images, resized and on a canvas, as arrays (N, *size, C)."""
     import numpy as np
+
+    from pipeline.data.tf_data import resize
+    from pipeline.other_sizes.modes import canvas_places, lay_on_canvas
 
     batches = [images for images, _ in data.test(1024, probe.max_images).as_numpy_iterator()]
     images = np.concatenate(batches)

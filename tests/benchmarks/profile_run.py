@@ -8,6 +8,7 @@ part within it. With several runs, they are those of all together.
 from __future__ import annotations
 
 import functools
+import pkgutil
 import sys
 import time
 from collections import Counter
@@ -17,32 +18,32 @@ from typing import Any
 
 import psutil
 
+from pipeline import train
+from pipeline.cli.terminal import import_tensorflow
+
 BEGAN = psutil.Process().create_time()
-
-from pipeline.train_old import main
-
-from pipeline.data.settings import Dataset
-from pipeline.run import train
-from pipeline.tracking.record import RunRecord
-from pipeline.training.callbacks import progress_line
-
+TENSORFLOW = "import TensorFlow and Keras"
+STORE = "import MLflow and the rest, open the store"
 PARTS = (
-    (cli, "import_tensorflow", "import TensorFlow and Keras"),
-    (store, "open_store", "import MLflow, open the store"),
-    (size_probe, "plan_sizes", "plan the sizes"),
-    (Dataset, "load", "open or decode the dataset"),
-    (model, "build_model", "build the model"),
-    (pairing, "pairing_of", "first batch, for the pairing"),
-    (training, "fit", "train: all but the first step"),
-    (evaluation, "predict", "test"),
-    (cost, "measure_cost", "cost"),
-    (size_probe, "measure_sizes", "probe the sizes"),
+    ("pipeline.tracking.store", "open_store", STORE),
+    ("pipeline.other_sizes.plan.SizePlan", "__init__", "plan the sizes"),
+    ("pipeline.other_sizes.plan.SizePlan", "sizes", "plan the sizes"),
+    ("pipeline.data.source", "load", "open or decode the dataset"),
+    ("pipeline.models.build", "build_model", "build the model"),
+    ("pipeline.training.pairing", "pairing_of", "first batch, for the pairing"),
+    ("pipeline.training.fit", "fit", "train: all but the first step"),
+    ("pipeline.models.predict", "predict", "test"),
+    ("pipeline.models.cost", "measure_cost", "cost"),
+    ("pipeline.other_sizes.measure", "measure_sizes", "probe the sizes"),
 )
+"""Functions by the module or class that holds them, and the part that each is."""
+RECORD = ("epoch", "pairing", "fit", "test", "cost", "sizes", "model", "page")
 TRACKING = (
-    (RunRecord, ("epoch", "pairing", "fit", "test", "cost", "sizes", "model", "page", "register")),
-    (run_page, ("draw", "describe")),
-    (study, ("runs_of_sweep", "with_answers", "record_report", "publish_views", "run")),
-    (compare, ("show_run",)),
+    ("pipeline.tracking.record.RunRecord", (*(f"log_{name}" for name in RECORD), "register")),
+    ("pipeline.tracking.run_page", ("draw", "describe")),
+    ("pipeline.tracking.queries", ("runs_of_sweep", "with_answers", "one_run")),
+    ("pipeline.tracking.publish", ("record_report", "publish_views")),
+    ("pipeline.study.links", ("show_run",)),
 )
 TRACK = "track"
 FIRST_STEP = "train: first step or steps at once, which traces and compiles"
@@ -77,12 +78,23 @@ def _time(owner: Any, function_name: str, part: str) -> None:
         with _timed(part):
             return function(*arguments, **keywords)
 
-    setattr(owner, function_name, timed)
+    _replace(owner, function_name, timed)
+
+
+def _replace(owner: Any, name: str, new: Any) -> None:
+    """Replaces a function where it is defined, and in the modules of the program that imported it by name."""
+    old = getattr(owner, name)
+    setattr(owner, name, new)
+    for module in [module for module_name, module in sys.modules.items() if module_name.startswith("pipeline.")]:
+        if vars(module).get(name) is old:
+            setattr(module, name, new)
 
 
 def _time_first_step() -> None:
     """Splits `fit`: Keras traces and compiles in the first step of each training."""
-    progress = progress_line
+    from pipeline.training import callbacks
+
+    progress = callbacks.progress_line
 
     def timed_progress(*arguments: Any) -> Any:
         callback = progress(*arguments)
@@ -98,14 +110,16 @@ def _time_first_step() -> None:
         callback.on_train_batch_end = on_first
         return callback
 
-    progress_line = timed_progress
+    _replace(callbacks, "progress_line", timed_progress)
 
 
 def _time_start_of_run() -> None:
-    start_run = train.start_run
+    from pipeline.tracking import record
+
+    start_run = record.start_run
 
     @contextmanager
-    def timed_run(*arguments: Any) -> Iterator[RunRecord]:
+    def timed_run(*arguments: Any) -> Iterator[record.RunRecord]:
         run = start_run(*arguments)
         with _timed(f"{TRACK}: start_run, first half"):
             running = run.__enter__()
@@ -113,18 +127,25 @@ def _time_start_of_run() -> None:
         with _timed(f"{TRACK}: start_run, second half"):
             run.__exit__(None, None, None)
 
-    train.start_run = timed_run  # type: ignore[assignment]
+    _replace(record, "start_run", timed_run)
 
 
-def _time_composing() -> None:
-    run_one = train
-
-    @functools.wraps(run_one)
-    def first_run(*arguments: Any, **keywords: Any) -> Any:
-        seconds.setdefault(COMPOSE, time.time() - BEGAN)
-        return run_one(*arguments, **keywords)
-
-    train = first_run  # type: ignore[assignment]
+def _import_and_time() -> None:
+    """In place of `import_tensorflow`, in the first run: until then the program imports nothing that takes long."""
+    seconds[COMPOSE] = time.time() - BEGAN
+    train.import_tensorflow = import_tensorflow
+    with _timed(TENSORFLOW):
+        import_tensorflow()
+    with _timed(STORE):
+        pkgutil.resolve_name("pipeline.run")
+        owners = {where: pkgutil.resolve_name(where) for where, *_ in (*PARTS, *TRACKING)}
+    for where, name, part in PARTS:
+        _time(owners[where], name, part)
+    for where, names in TRACKING:
+        for name in names:
+            _time(owners[where], name, f"{TRACK}: {where.rpartition('.')[2]}.{name}")
+    _time_first_step()
+    _time_start_of_run()
 
 
 def _table(title: str, rows: list[tuple[str, float]], wall: float) -> str:
@@ -135,19 +156,13 @@ def _table(title: str, rows: list[tuple[str, float]], wall: float) -> str:
 
 def main() -> None:
     """Times a training and prints the tables."""
-    for owner, name, part in PARTS:
-        _time(owner, name, part)
-    for owner, names in TRACKING:
-        for name in names:
-            _time(owner, name, f"{TRACK}: {owner.__name__.rpartition('.')[2]}.{name}")
-    _time_first_step()
-    _time_start_of_run()
-    _time_composing()
-    main()
+    train.import_tensorflow = _import_and_time
+    train.main()
     wall = time.time() - BEGAN
     tracking = [(name, spent) for name, spent in seconds.most_common() if name.startswith(TRACK)]
     calls[TRACK] = sum(calls[name] for name, _ in tracking)
-    parts = [(name, seconds[name]) for name in (COMPOSE, *(part for _, _, part in PARTS), FIRST_STEP) if seconds[name]]
+    names = dict.fromkeys((COMPOSE, TENSORFLOW, *(part for _, _, part in PARTS), FIRST_STEP))
+    parts = [(name, seconds[name]) for name in names if seconds[name]]
     parts += [(TRACK, sum(spent for _, spent in tracking))]
     rest = wall - sum(spent for _, spent in parts)
     parts += [("rest", rest), ("all", wall)]

@@ -37,9 +37,10 @@ def main() -> None:
     import keras
     import tensorflow as tf
     from matmul_rate import SIDE
-    from pipeline.cost import measure_cost
-    from pipeline.fused import fused_adam, fused_batch_norm
-    from pipeline.model import build_model
+
+    from pipeline.models.build import build_model
+    from pipeline.models.cost import measure_cost
+    from pipeline.models.fused import fused_adam, fused_batch_norm
 
     model = build_model(SmallFcn(), GlobalAveragePool(), SHAPE, CLASSES, seed=0)
     flops = PASSES * BATCH * measure_cost(model, SHAPE).flops
