@@ -101,8 +101,8 @@ def test_a_killed_process_leaves_the_old_file_and_what_the_next_one_removes(tmp_
     path = tmp_path / "state.npz"
     path.write_text("old")
     script = (
-        "import os, signal, sys; from pathlib import Path; from pipeline.storage import whole\n"
-        "with whole(Path(sys.argv[1])) as beside:\n"
+        "import os, signal, sys; from pathlib import Path; from pipeline.common.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as beside:\n"
         "    beside.write_text('half of the n'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT)
@@ -263,7 +263,7 @@ def _move(path: Path, disk: SmallDisk) -> None:
     path.symlink_to(there)
 
 
-def _check_failed(result: subprocess.CompletedProcess[str], disk: SmallDisk | str, outputs: Path, place: Path) -> None:
+def _check_failed(result: subprocess.CompletedProcess[str], disk: Path, outputs: Path, place: Path) -> None:
     """One message that names the disk, and the earlier run as it was."""
     assert result.returncode == 1, result.stdout + result.stderr
     (message,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
