@@ -126,7 +126,7 @@ def test_the_program_says_no_name_of_an_option_but_in_its_own_file() -> None:
     from pipeline.models.backbones import BACKBONES
     from pipeline.other_sizes.ways import WAYS
 
-    names = {option.name for option in (*HEADS, *BACKBONES, *WAYS)}
+    names = {head.name for head in HEADS} | {backbone.name for backbone in BACKBONES} | {way.name for way in WAYS}
     homes = {type(way).__module__ for way in WAYS} | {option.__module__ for option in (*HEADS, *BACKBONES)}
     said = {
         (module, node.value)

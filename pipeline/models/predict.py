@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -12,7 +10,7 @@ from scipy.special import log_softmax
 from pipeline.models.fused import fused_batch_norm
 
 
-def compiled(model: keras.Model) -> Callable[[np.ndarray | tf.Tensor], tf.Tensor]:
+def compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
     """The model's inference as one compiled function of images or feature maps (N, H, W, C), with fused batch norm.
 
     Traced once, for all batch sizes and, where the model takes any, for all sizes.

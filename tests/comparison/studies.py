@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from matplotlib.lines import Line2D
 
 from pipeline.comparison.answers import pack
 from pipeline.comparison.report.figures import figures
@@ -69,3 +72,12 @@ def page_of(runs: pd.DataFrame, link: Callable[[str], str] | None = None) -> str
     report = make_report(runs, STATISTICS, WAYS)
     drawn = [figures(section.group, STATISTICS, report.ways) for section in report.sections]
     return web_page(report, drawn, link)
+
+
+def lines_of(axes: Axes) -> dict[str, Line2D]:
+    """The lines of a figure, all of which have error bars, by their labels."""
+    lines = {}
+    for container in axes.containers:
+        assert isinstance(container, ErrorbarContainer)
+        lines[str(container.get_label())] = container.lines[0]
+    return lines

@@ -16,7 +16,8 @@ MARGIN = 0.01
 
 
 def _difference(right_a: np.ndarray, right_b: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    means = Bootstrap(*right_a.shape, resamples, seed).means([right_a, right_b])
+    seeds, images = right_a.shape
+    means = Bootstrap(seeds, images, resamples, seed).means([right_a, right_b])
     return estimate(right_a.astype(float) - right_b, means[0] - means[1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 
 from pipeline.common.condition import TEST, Condition, Mode
 from pipeline.comparison.analysis import Group, analyse
@@ -11,7 +12,7 @@ from pipeline.comparison.report.figures import cost_figure, difference_figure, s
 from pipeline.comparison.report.markdown import markdown_table
 from pipeline.comparison.report.tables import arms_table, comparisons_table, pareto_front, sizes_table
 from pipeline.comparison.report.text import conclusion, control_text
-from tests.comparison.studies import STATISTICS, page_of, study
+from tests.comparison.studies import STATISTICS, lines_of, page_of, study
 
 RESIZED = Condition(Mode.RESIZE, 16)
 
@@ -88,8 +89,8 @@ def test_a_mean_alone_does_not_push_an_equal_arm_off_the_pareto_front(group: Gro
 
 def test_figures_show_intervals_gaps_and_the_margin(group: Group) -> None:
     resized, canvas = size_figure(group, STATISTICS).axes
-    lines = {container.get_label(): container.lines[0] for container in resized.containers}
-    assert lines["global_average_pool"].get_xdata().tolist() == [8, 16]
+    lines = lines_of(resized)
+    assert np.asarray(lines["global_average_pool"].get_xdata()).tolist() == [8, 16]
     assert lines["global_average_pool"].get_ydata() == pytest.approx(
         [group.arm("global_average_pool").accuracy[key].mean for key in (TEST, RESIZED)]
     )
@@ -98,6 +99,7 @@ def test_figures_show_intervals_gaps_and_the_margin(group: Group) -> None:
     assert canvas.get_title().startswith("image at its scale")
     (axis,) = difference_figure(group, STATISTICS).axes
     band = axis.patches[0]
+    assert isinstance(band, Rectangle)
     assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((-0.5, 0.5))
     assert [label.get_text() for label in axis.get_yticklabels()][-1] == "flatten_dense − average_pool"
     (axis,) = cost_figure(group, STATISTICS).axes

@@ -15,7 +15,7 @@ from pipeline.comparison.report.markdown import markdown_page
 from pipeline.comparison.report.report import make_report
 from pipeline.comparison.report.ways import AS_IS, best_ways_table, choices, ways_figure, ways_table, ways_tables
 from pipeline.other_sizes.ways import WAYS
-from tests.comparison.studies import STATISTICS, page_of, right_answers, run_row
+from tests.comparison.studies import STATISTICS, lines_of, page_of, right_answers, run_row
 
 STYLES = {way.name: way for way in WAYS}
 
@@ -88,10 +88,10 @@ def test_tables_name_every_way_and_mark_refusals(group: Group, runs: pd.DataFram
 def test_the_figure_has_a_column_an_arm_and_a_line_a_way(group: Group) -> None:
     axes = ways_figure(group, STATISTICS, STYLES).axes
     assert [axis.get_title() for axis in axes[:2]] == ["flatten_dense", "global_average_pool"]
-    lines = {container.get_label(): container.lines[0] for container in axes[0].containers}
+    lines = lines_of(axes[0])
     assert list(lines) == ["as it is", "resize_input", "resize_map"]
     accuracy = group.arm("flatten_dense").accuracy
-    assert lines["resize_map"].get_xdata().tolist() == [8, 16]
+    assert np.asarray(lines["resize_map"].get_xdata()).tolist() == [8, 16]
     assert lines["resize_map"].get_ydata() == pytest.approx(
         [accuracy[TEST].mean, accuracy[Condition(Mode.RESIZE, 16, "resize_map")].mean]
     )

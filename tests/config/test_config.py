@@ -6,6 +6,7 @@ import dataclasses
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +19,9 @@ from pipeline.cli.messages import explain
 from pipeline.common.errors import UserError
 from pipeline.config import CONFIG_DIR, Config
 from pipeline.heads import HEADS
+from pipeline.heads.base import Head
 from pipeline.models.backbones import BACKBONES
+from pipeline.models.backbones.base import Backbone
 from tests.conftest import ROOT, composed, typed
 
 OPTIONS = sorted(path for path in CONFIG_DIR.glob("*/*.yaml"))
@@ -83,10 +86,17 @@ def test_arms_of_matched_capacity_have_matched_capacity() -> None:
 
 
 @pytest.mark.parametrize("option", [*HEADS, *BACKBONES], ids=lambda option: option.name)
-def test_every_class_has_its_option(option: type) -> None:
+def test_every_class_has_its_option(option: type[Head] | type[Backbone]) -> None:
     group = "head" if option in HEADS else "backbone"
     config = typed(f"{group}={option.name}", *NEEDS.get(f"{group}/{option.name}", []))
     assert type(getattr(config, group)) is option
+
+
+def _default(group: str) -> object:
+    """What the class of the configuration has for a group of which nothing is said."""
+    factory = Config.__dataclass_fields__[group].default_factory
+    assert factory is not dataclasses.MISSING
+    return factory()
 
 
 def test_yaml_defaults_are_the_classes_defaults() -> None:
@@ -94,11 +104,11 @@ def test_yaml_defaults_are_the_classes_defaults() -> None:
     for group, options in (("head", HEADS), ("backbone", BACKBONES)):
         for option in options:
             needs = NEEDS.get(f"{group}/{option.name}", [])
-            required = dict(need.removeprefix(f"{group}.").split("=") for need in needs)
+            required: dict[str, Any] = dict(need.removeprefix(f"{group}.").split("=") for need in needs)
             assert getattr(typed(f"{group}={option.name}", *needs), group) == option(**required)
-    assert typed("training=default").training == Config.__dataclass_fields__["training"].default_factory()
-    assert typed().size_probe == Config.__dataclass_fields__["size_probe"].default_factory()
-    assert typed().tracking == Config.__dataclass_fields__["tracking"].default_factory()
+    assert typed("training=default").training == _default("training")
+    assert typed().size_probe == _default("size_probe")
+    assert typed().tracking == _default("tracking")
 
 
 def test_digits_chooses_its_training_and_the_command_line_wins() -> None:

@@ -86,7 +86,8 @@ def test_the_order_is_a_function_of_the_seed(tmp_path: Path, cache: Cache) -> No
     first, same, other = (np.concatenate(order) for order in orders)
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)
-    assert not np.array_equal(*orders[0])  # its two epochs
+    first_epoch, second_epoch = orders[0]
+    assert not np.array_equal(first_epoch, second_epoch)
 
 
 def test_all_caches_hold_the_same_images(tmp_path: Path) -> None:

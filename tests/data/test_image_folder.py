@@ -127,7 +127,7 @@ KINDS = [
 def test_every_kind_of_image_decodes_to_its_pixels(file: bytes, rgb: list[list[int]], gray: list[int]) -> None:
     assert pixels(file, 3, background=40).reshape(-1, 3).tolist() == rgb
     decoded = pixels(file, 1, background=40)
-    assert (decoded.dtype, decoded.shape[2]) == (np.uint8, 1)
+    assert (decoded.dtype, decoded.shape[2]) == (np.dtype(np.uint8), 1)
     assert decoded.ravel().tolist() == gray
 
 

@@ -172,7 +172,7 @@ def test_a_model_for_any_size_stays_one(tmp_path: Path) -> None:
     assert backbone.map_shape(built, (9, 6)) == (5, 3, 4)  # ⌈9/2⌉, ⌈6/2⌉
 
 
-ENDINGS = {
+ENDINGS: dict[str, tuple[Layers, tuple[int, int, int]]] = {
     # what follows the 14×14 map of 4 channels, the map that is left
     "window of the whole map": (lambda x: layers.Flatten()(layers.AveragePooling2D(14)(x)), (14, 14, 4)),
     "smaller window": (lambda x: layers.Flatten()(layers.AveragePooling2D(7)(x)), (2, 2, 4)),
@@ -319,7 +319,7 @@ def _not_a_number() -> keras.Model:
     return model
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Callable[[], keras.Model], str]] = {
     # model, the message after its path
     "Lambda": (
         lambda: functional(lambda x: layers.Flatten()(layers.Lambda(lambda maps: maps)(stem(x)))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -25,6 +26,19 @@ def _layer(shape: tuple[int, ...] = MAPS.shape, **settings: Any) -> keras.layers
     generator = np.random.default_rng(1)
     layer.set_weights([generator.uniform(0.5, 2, weight.shape) for weight in layer.weights])
     return layer
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
+    """A list to which each call of TensorFlow's raw operation of this name adds the name."""
+    calls: list[str] = []
+    operation: Callable[..., Any] = getattr(tf.raw_ops, name)
+
+    def counting(**given: Any) -> Any:
+        calls.append(name)
+        return operation(**given)
+
+    monkeypatch.setattr(tf.raw_ops, name, counting)
+    return calls
 
 
 def _step(layer: keras.layers.BatchNormalization, maps: np.ndarray, training: bool) -> list[np.ndarray]:
@@ -58,9 +72,7 @@ def test_it_does_what_keras_does(
 ) -> None:
     composed, fused = _layer(**settings), _layer(**settings)
     expected = _step(composed, MAPS, training)
-    calls = []
-    operation = tf.raw_ops.FusedBatchNormV3
-    monkeypatch.setattr(tf.raw_ops, "FusedBatchNormV3", lambda **given: calls.append(1) or operation(**given))
+    calls = _counted(monkeypatch, "FusedBatchNormV3")
     with fused_batch_norm():
         found = _step(fused, MAPS, training)
     assert len(calls) == is_fused
@@ -74,7 +86,7 @@ def test_a_batch_of_vectors_and_another_precision_are_left_to_keras_or_cast() ->
     with fused_batch_norm():
         found = _step(_layer(vectors.shape), vectors, True)
     np.testing.assert_array_equal(found[0], _step(_layer(vectors.shape), vectors, True)[0])
-    short = {"dtype": "mixed_bfloat16"}
+    short: dict[str, Any] = {"dtype": "mixed_bfloat16"}
     with fused_batch_norm():
         outputs = _layer(**short)(tf.cast(MAPS, tf.bfloat16), training=True)
     assert outputs.dtype == tf.bfloat16
@@ -127,9 +139,7 @@ def _trained(optimizer: keras.optimizers.Optimizer) -> tuple[list[np.ndarray], l
 )
 def test_adam_steps_as_keras_does(settings: dict[str, Any], is_fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = _trained(keras.optimizers.Adam(**settings))
-    calls = []
-    operation = tf.raw_ops.ResourceApplyAdam
-    monkeypatch.setattr(tf.raw_ops, "ResourceApplyAdam", lambda **given: calls.append(1) or operation(**given))
+    calls = _counted(monkeypatch, "ResourceApplyAdam")
     with fused_adam():
         found = _trained(keras.optimizers.Adam(**settings))
     assert len(calls) == 4 * is_fused  # Two Dense layers have a kernel and a bias each; a step is traced once.

@@ -35,6 +35,7 @@ from pipeline.cli.messages import explain
 from pipeline.data import source
 from pipeline.data.batches import Data
 from pipeline.data.settings import Cache, Dataset, ImageFolder
+from pipeline.data.splits import DecodedSplit
 from pipeline.models.backbones.pretrained import FromModel, KerasApplication
 from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import STORE_FILE, experiment_for, open_store
@@ -75,6 +76,19 @@ def _text(path: Path) -> None:
 def _folder(path: Path) -> None:
     path.unlink(missing_ok=True)
     path.mkdir()
+
+
+def _file_instead(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("a file")
+
+
+def _without(folder: Path, pattern: str) -> None:
+    """Deletes the files and folders that match; there have to be some."""
+    found = list(folder.glob(pattern))
+    assert found
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 # Datasets of TFDS.
@@ -123,7 +137,7 @@ def test_damaged_records_are_named_before_training(spoil: Spoil, cache: Cache, d
         lambda folder: _empty(folder / INFO),
         lambda folder: (folder / INFO).write_text("[]"),
         lambda folder: (folder / INFO).unlink(),
-        lambda folder: [file.unlink() for file in folder.iterdir()],
+        lambda folder: _without(folder, "*"),
     ],
     ids=["text", "empty", "a list", "missing", "an empty folder"],
 )
@@ -162,7 +176,7 @@ def test_what_is_not_there_or_not_needed_does_not_matter(spoil: Spoil, data_dir:
     ],
     ids=lambda value: " ".join(map("=".join, value.items())) if isinstance(value, dict) else "",
 )
-def test_datasets_that_are_none_are_named(settings: dict[str, str], message: str, data_dir: Path) -> None:
+def test_datasets_that_are_none_are_named(settings: dict[str, Any], message: str, data_dir: Path) -> None:
     assert message in _explained(lambda: _load(data_dir, **settings))
 
 
@@ -189,12 +203,13 @@ def _array(file: str, array: np.ndarray) -> Spoil:
         _array("images.npy", np.zeros((360, 8, 8, 1), np.float32)),
         _array("labels.npy", np.zeros(3, np.int64)),
         _array("labels.npy", np.array([{}], object)),
-        lambda cache: (shutil.rmtree(cache), cache.write_text("a file")),
+        _file_instead,
     ],
     ids=["cut", "empty", "text", "missing", "fewer", "floats", "fewer labels", "pickled", "a file"],
 )
 def test_a_damaged_cache_is_named_and_rebuilt(spoil: Spoil, data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     split = _load(data_dir, Cache.disk).test_split
+    assert isinstance(split, DecodedSplit)
     expected = np.array(split.images)
     cache = data_dir.parent / "cache" / f"digits-{split.digest}-8x8x1"
     del split  # A file that is cut short while it is mapped into memory ends the process.
@@ -207,6 +222,7 @@ def test_a_damaged_cache_is_named_and_rebuilt(spoil: Spoil, data_dir: Path, capl
     assert {file.name: file.read_bytes() for file in cache.iterdir()} == before
     beside = {path.name for path in cache.parent.iterdir() if path.suffix != ".lock"}
     assert len(beside) == 2  # Both splits, and nothing beside them.
+    assert isinstance(data.test_split, DecodedSplit)
     assert np.array_equal(data.test_split.images, expected)
 
 
@@ -225,6 +241,16 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
+def _link_to_nothing(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def _bomb(path: Path) -> None:
     """A PNG that says that it has 10¹⁰ pixels."""
     content = bytearray(path.read_bytes())
@@ -240,9 +266,9 @@ def _bomb(path: Path) -> None:
         _text,
         _bomb,
         lambda path: path.write_bytes(b"RIFF\0\0\0\0WEBP"),
-        lambda path: (path.unlink(), path.symlink_to("nowhere")),
+        _link_to_nothing,
         _folder,
-        lambda path: (path.unlink(), os.mkfifo(path)),
+        _pipe,
     ],
     ids=["cut", "empty", "text", "bomb", "webp", "link to nothing", "folder", "pipe"],
 )
@@ -257,12 +283,12 @@ def test_a_file_that_is_no_image_is_named(spoil: Spoil, images: Path) -> None:
     ("spoil", "message"),
     [
         (shutil.rmtree, "is not a folder"),
-        (lambda folder: (shutil.rmtree(folder), folder.write_text("")), "is not a folder"),
+        (_file_instead, "is not a folder"),
         (lambda folder: shutil.rmtree(folder / "test"), "dataset.test_split=test: is not a folder in"),
         (lambda folder: shutil.rmtree(folder / "test" / "a"), "train and test hold different classes"),
-        (lambda folder: [shutil.rmtree(path) for path in folder.glob("*/*")], "train holds no image"),
-        (lambda folder: [file.unlink() for file in folder.glob("*/c/*")], "holds no image of c in train"),
-        (lambda folder: [shutil.rmtree(path) for path in folder.glob("*/[b-d]")], "needs at least two classes"),
+        (lambda folder: _without(folder, "*/*"), "train holds no image"),
+        (lambda folder: _without(folder, "*/c/*"), "holds no image of c in train"),
+        (lambda folder: _without(folder, "*/[b-d]"), "needs at least two classes"),
     ],
     ids=["missing", "a file", "no test", "another class", "no class", "no image of a class", "one class"],
 )
@@ -345,6 +371,11 @@ def test_a_damaged_state_is_named_and_training_begins_anew(
 # Model files, for backbone=from_model and pipeline.convert, and weights files.
 
 
+def _cut_weights(path: Path) -> None:
+    keras.applications.VGG16(weights=None, include_top=False).save_weights(path)
+    _cut(path)
+
+
 def _network(path: Path, *more: keras.Layer) -> None:
     stack = [layers.Input((8, 8, 1)), layers.Conv2D(4, 3), *more, layers.Flatten(), layers.Dense(3)]
     keras.Sequential(stack).save(path)
@@ -355,8 +386,8 @@ def _rewritten(name: str, content: Callable[[bytes], bytes | None]) -> Spoil:
 
     def spoil(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
-            files = {file: archive.read(file) for file in archive.namelist()}
-        files[name] = content(files[name])
+            files: dict[str, bytes | None] = {file: archive.read(file) for file in archive.namelist()}
+            files[name] = content(archive.read(name))
         with zipfile.ZipFile(path, "w") as archive:
             for file, data in files.items():
                 if data is not None:
@@ -421,7 +452,7 @@ def test_a_file_that_is_no_model_is_named(spoil: Spoil, tmp_path: Path, monkeypa
         _empty,
         _text,
         _folder,
-        lambda path: (keras.applications.VGG16(weights=None, include_top=False).save_weights(path), _cut(path)),
+        _cut_weights,
         lambda path: keras.Sequential([layers.Input((4,)), layers.Dense(3)]).save_weights(path),
         lambda path: np.save(path.open("wb"), np.zeros(3)),
     ],

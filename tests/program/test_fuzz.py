@@ -6,12 +6,14 @@ import functools
 import re
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hydra.errors import MissingConfigException
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.cli.ending import is_mistake
@@ -37,7 +39,7 @@ def _needs(group: str, option: str) -> list[str]:
 def _leaves(config: DictConfig, prefix: str = "") -> list[str]:
     """Dotted names of all settings."""
     found: list[str] = []
-    for key in config:
+    for key in map(str, config):
         is_group = not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig)
         found += _leaves(config[key], f"{prefix}{key}.") if is_group else [f"{prefix}{key}"]
     return found
@@ -90,9 +92,10 @@ def _named_in(message: str, overrides: list[str]) -> bool:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def in_a_directory_with_a_model(tmp_path_factory: pytest.TempPathFactory) -> None:
+def in_a_directory_with_a_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     directory = tmp_path_factory.mktemp("fuzz")
     zipfile.ZipFile(directory / "my.keras", "w").close()
+    set_hypothesis_home_dir(directory / "hypothesis")  # Without a database, too, it keeps tables of characters.
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         yield
@@ -124,7 +127,10 @@ def _check(overrides: list[str], patch: pytest.MonkeyPatch) -> str:
 
 
 EXAMPLES = settings(
-    deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    database=None,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -38,7 +39,7 @@ def _trained(uri: str) -> dict[str, Run]:
     return found
 
 
-def _recorded(uri: str, run: Run) -> dict[str, object]:
+def _recorded(uri: str, run: Run) -> dict[str, Any]:
     """All that was recorded of a run, without what is different in every store."""
     client = MlflowClient(uri)
     metrics = {
@@ -75,7 +76,7 @@ def _assert_all_there(client: Path, uri: str) -> None:
         mlflow.set_tracking_uri(uri)
         model = mlflow.pyfunc.load_model(f"models:/{theirs[name].outputs.model_outputs[0].model_id}")
         assert np.asarray(model.predict(np.zeros((1, 8, 8, 1), np.uint8))).shape == (1, 10)
-    print(f"{sum(len(_recorded(uri, run)['metrics']) for run in theirs.values())} points, none lost")  # type: ignore[arg-type]
+    print(f"{sum(len(_recorded(uri, run)['metrics']) for run in theirs.values())} points, none lost")
 
 
 @pytest.mark.parametrize("outage", ["killed", "hung", "failing"])

@@ -33,7 +33,7 @@ def _runs(directory: Path) -> list[Run]:
     return MlflowClient().search_runs(["1"], "tags.head != ''", order_by=["attributes.start_time ASC"])
 
 
-def _points(run: Run) -> dict[str, list[tuple[int, float]]]:
+def _points(run: Run) -> dict[str, list[tuple[int, str]]]:
     """All points of the metrics that deterministic runs share, by name, those of the size curves too."""
     client = MlflowClient()
     names = [name for name in run.data.metrics if name in EXACT or name.startswith("size/")]

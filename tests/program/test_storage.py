@@ -263,7 +263,7 @@ def _move(path: Path, disk: SmallDisk) -> None:
     path.symlink_to(there)
 
 
-def _check_failed(result: subprocess.CompletedProcess[str], disk: SmallDisk | str, outputs: Path, place: Path) -> None:
+def _check_failed(result: subprocess.CompletedProcess[str], disk: Path, outputs: Path, place: Path) -> None:
     """One message that names the disk, and the earlier run as it was."""
     assert result.returncode == 1, result.stdout + result.stderr
     (message,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]

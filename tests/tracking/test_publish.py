@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -67,7 +68,7 @@ def _record(
     return str(run.info.run_id)
 
 
-def _state(client: MlflowClient, experiment: str, key: str) -> dict:
+def _state(client: MlflowClient, experiment: str, key: str) -> dict[str, Any]:
     return json.loads(json.loads(client.get_experiment(experiment).tags[VIEW_TAG + key])["state"])
 
 

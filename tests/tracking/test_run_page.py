@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 
 from pipeline.common.condition import Mode
 from pipeline.data.facts import DatasetFacts
@@ -56,15 +57,20 @@ def test_the_description_begins_with_the_conclusion() -> None:
 def test_refused_sizes_are_shaded_and_cropped_ones_hatched() -> None:
     top, bottom = size_figure(MEASURED).axes
     refused, cropped = top.patches
+    assert isinstance(refused, Rectangle)
+    assert isinstance(cropped, Rectangle)
     # Halfway to the neighbours, and at the edges as far out as in: 24 ± 2 and 40 ± 6.
     assert (refused.get_x(), refused.get_x() + refused.get_width()) == (22, 26)
     assert (cropped.get_x(), cropped.get_x() + cropped.get_width()) == (34, 46)
-    assert (refused.get_hatch(), cropped.get_hatch()) == (None, "///")
+    hatches: list[str | None] = [refused.get_hatch(), cropped.get_hatch()]
+    assert hatches == [None, "///"]
     resized, canvas = (line.get_ydata() for line in top.lines)
     assert resized == pytest.approx([math.nan, 0.921, 0.61], nan_ok=True)
     assert canvas == pytest.approx([math.nan, 0.921, 0.35], nan_ok=True)
-    assert bottom.lines[0].get_ydata().tolist() == [0.0, 1.0, 0.49]
-    assert [text.get_text() for text in top.get_legend().get_texts()] == [
+    assert np.asarray(bottom.lines[0].get_ydata()).tolist() == [0.0, 1.0, 0.49]
+    legend = top.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
         "refused",
         "cropped",
         "image resized",
