@@ -91,14 +91,14 @@ def test_the_functions_that_the_profile_times_are_there() -> None:
 def test_the_guards_that_are_taken_away_are_there() -> None:
     from pipeline import run
 
-    guards = run.exclusive, run.finished_run
+    names = ("exclusive", "finished_run", "finished_by_peer")
+    guards = [vars(run)[name] for name in names]
     try:
         importlib.import_module("unguarded")._import_and_unguard()
-        assert run.exclusive is not guards[0]
-        assert run.finished_run is not guards[1]
+        assert all(vars(run)[name] is not guard for name, guard in zip(names, guards, strict=True))
     finally:
         patch.stopall()
-    assert (run.exclusive, run.finished_run) == guards
+    assert [vars(run)[name] for name in names] == guards
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import functools
 import pkgutil
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,7 +49,7 @@ TRACK = "track"
 FIRST_STEP = "train: first step or steps at once, which traces and compiles"
 COMPOSE = "start Python, import the program, compose and check the configuration"
 
-seconds: Counter[str] = Counter()
+seconds: dict[str, float] = defaultdict(float)
 calls: Counter[str] = Counter()
 open_parts: list[str] = []
 
@@ -133,7 +133,7 @@ def _time_start_of_run() -> None:
 def _import_and_time() -> None:
     """In place of `import_tensorflow`, in the first run: until then the program imports nothing that takes long."""
     seconds[COMPOSE] = time.time() - BEGAN
-    train.import_tensorflow = import_tensorflow
+    vars(train)["import_tensorflow"] = import_tensorflow
     with _timed(TENSORFLOW):
         import_tensorflow()
     with _timed(STORE):
@@ -156,10 +156,10 @@ def _table(title: str, rows: list[tuple[str, float]], wall: float) -> str:
 
 def main() -> None:
     """Times a training and prints the tables."""
-    train.import_tensorflow = _import_and_time
+    vars(train)["import_tensorflow"] = _import_and_time
     train.main()
     wall = time.time() - BEGAN
-    tracking = [(name, spent) for name, spent in seconds.most_common() if name.startswith(TRACK)]
+    tracking = [item for item in sorted(seconds.items(), key=lambda item: -item[1]) if item[0].startswith(TRACK)]
     calls[TRACK] = sum(calls[name] for name, _ in tracking)
     names = dict.fromkeys((COMPOSE, TENSORFLOW, *(part for _, _, part in PARTS), FIRST_STEP))
     parts = [(name, seconds[name]) for name in names if seconds[name]]

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.cli.messages import explain
 from pipeline.common.errors import UserError
 from pipeline.config import CONFIG_DIR, Config
+from pipeline.config.paths import EXPERIMENTS_DIR
 from pipeline.heads import HEADS
 from pipeline.heads.base import Head
 from pipeline.models.backbones import BACKBONES
@@ -63,7 +64,8 @@ def test_every_study_composes_with_each_of_its_choices(path: Path) -> None:
     study = yaml.safe_load(text)
     assert study["question"].endswith("?")
     for key, values in study["hydra"]["sweeper"]["params"].items():
-        for value in OverridesParser.create().parse_override(f"{key}={values}").sweep_string_iterator():
+        override = OverridesParser.create().parse_override(f"{key}={values}")
+        for value in override.sweep_string_iterator() if override.is_sweep_override() else [str(values)]:
             assert typed(f"study={path.stem}", f"{key}={value}").study == path.stem
 
 
@@ -123,12 +125,17 @@ def test_a_part_of_a_split_is_given_in_quotes() -> None:
     assert typed("dataset.train_split='train[:80%]'").dataset.train_split == "train[:80%]"
 
 
+def _options(group: str) -> str:
+    """The options of a group, as a message lists them."""
+    files = [*(CONFIG_DIR / group).glob("*.yaml"), *(EXPERIMENTS_DIR / group).glob("*.yaml")]
+    return ", ".join(sorted(path.stem for path in files))
+
+
 WRONG = [
     # what is typed, what the message says
-    (["head=global_avg_pool"], "head=global_avg_pool: there is no such option. Use one of average_pool, flatten_dense, "
-     "generalized_mean_pool, global_average_pool, global_max_pool, spatial_pyramid_pool. Did you mean "
-     "global_average_pool?"),
-    (["study=haeds"], "study=haeds: there is no such option. Use one of heads"),
+    (["head=global_avg_pool"], f"head=global_avg_pool: there is no such option. Use one of {_options('head')}. Did you "
+     "mean global_average_pool?"),
+    (["study=haeds"], f"study=haeds: there is no such option. Use one of {_options('study')}. Did you mean heads?"),
     (["head.keepdim=true"], "head.keepdim=true: there is no such setting. Did you mean head.keepdims?"),
     (["training.sizes=[]"], "training.sizes=[]: must be null or hold at least one height"),
     (["head=generalized_mean_pool", "head.p=0"], "head.p=0.0: must lie in [1, 100]"),

@@ -104,20 +104,16 @@ def test_a_head_and_a_study_are_added_as_the_documents_say(clone: Path) -> None:
     (clone / "experiments" / "study" / "centres.yaml").write_text(STUDY)
     tables = clone / "tests" / "heads" / "test_heads.py"
     text = tables.read_text()
-    for row, table in (
-        ("(CentrePool(), 64 * 10 + 10),", "PARAMETERS"),
-        ("(CentrePool(), 8, CROPS, 1 / 64),", "CONTRACTS"),
-    ):
+    rows = {"PARAMETERS": "(CentrePool(), 64 * 10 + 10),", "CONTRACTS": "(CentrePool(), 8, CROPS, 1 / 64),"}
+    for table, row in rows.items():
         text, count = re.subn(rf"^{table} = \[\n", rf"{table} = [\n    {row}\n", text, flags=re.MULTILINE)
         assert count == 1
-    text = text.replace(
-        "from pipeline.heads.flatten", "from pipeline.heads.centre import CentrePool\nfrom pipeline.heads.flatten", 1
-    )
+    imported = "from pipeline.heads.flatten"
+    text = text.replace(imported, f"from pipeline.heads.centre import CentrePool\n{imported}", 1)
     tables.write_text(text)
 
-    _python(
-        clone, "pytest", "-q", "-m", "not slow and not program", "tests/heads", "tests/config", "tests/test_layers.py"
-    )
+    of_the_rooms = ("tests/heads", "tests/config", "tests/test_layers.py")
+    _python(clone, "pytest", "-q", "-m", "not slow and not program", *of_the_rooms)
     assert "centre_pool" in _python(clone, "pipeline.train", "--help")
     planned = _python(clone, "pipeline.plan", "head=centre_pool", "size_probe.sizes=[4,8,12]")
     verdicts = re.findall(r"^│ \d+×\d+ +│ .*?│ .*?│ (\w+) +│", planned, re.MULTILINE)

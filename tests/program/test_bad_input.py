@@ -37,8 +37,8 @@ from pipeline.data.batches import Data
 from pipeline.data.settings import Cache, Dataset, ImageFolder
 from pipeline.data.splits import DecodedSplit
 from pipeline.models.backbones.pretrained import FromModel, KerasApplication
-from pipeline.tracking.settings import Tracking
-from pipeline.tracking.store import STORE_FILE, experiment_for, open_store
+from pipeline.tracking.settings import STORE_FILE, Tracking
+from pipeline.tracking.store import experiment_for, open_store
 from pipeline.training.checkpoint import State, capture, load, save
 from tests.conftest import ROOT
 

@@ -1,7 +1,7 @@
 """What people see: a study's printed link, opened in a real browser with a fresh profile.
 
-Needs Chromium (Debian's package `chromium`). `pytest -m slow tests/program/test_browser.py --screenshots DIRECTORY` also
-keeps the pictures that the documents show.
+Needs Chromium (Debian's package `chromium`). `pytest -m slow tests/program/test_browser.py --screenshots DIRECTORY`
+also keeps the pictures that the documents show.
 """
 
 from __future__ import annotations
