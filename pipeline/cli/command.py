@@ -18,9 +18,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline.cli.ending import EXIT_INTERRUPTED, EXIT_TERMINATED, Ending, ending_of
+from pipeline.cli.ending import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_UNREAD, Ending, ending_of
 from pipeline.cli.failures import Failure, note_failure
 from pipeline.cli.session import EXIT_MISTAKE, SESSION, command_line, sweep_name
+from pipeline.cli.terminal import output_is_unread
 from pipeline.cli.workers import Home, lost_worker
 from pipeline.common.files import is_disk_full
 from pipeline.config import CONFIG_DIR, absolute
@@ -32,8 +33,8 @@ log = logging.getLogger("pipeline")
 def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Makes a command of a function of the configuration that `conf/NAME.yaml` and the command line compose.
 
-    A mistake of the user ends in one message on standard error and exit code 2, Ctrl-C in 130, SIGTERM in 143; a bug
-    keeps its stack trace. A sweep of which some runs failed ends in 1. With HYDRA_FULL_ERROR=1, mistakes show their
+    A mistake of the user ends in one message on standard error and exit code 2, Ctrl-C in 130, SIGTERM in 143, the
+    end of what reads the output in 141; a bug keeps its stack trace. A sweep of which some runs failed ends in 1. With HYDRA_FULL_ERROR=1, mistakes show their
     stack trace too.
     """
 
@@ -53,12 +54,14 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
                 sys.stderr.write("\nInterrupted. What was begun goes on with the same command.\n")
                 sys.exit(EXIT_INTERRUPTED)
             except Exception as error:
+                _end_if_unread()
                 ending = ending_of(error, SESSION.composed, absolute(SESSION.output_dir))
                 if lost := lost_worker(error):
                     SESSION.stop(lost)
                 if wants_trace or ending is None:
                     raise
                 ending.leave()
+            _end_if_unread()
             if SESSION.failures_at_end:
                 sys.stderr.write("\n" + "\n".join(message for message, _ in SESSION.failures_at_end) + "\n")
                 sys.exit(max(code for _, code in SESSION.failures_at_end))
@@ -107,6 +110,13 @@ def _run_composed(task: Callable[[DictConfig], Any], config: DictConfig, home: H
         return None
 
 
+def _end_if_unread() -> None:
+    """Ends the command, without a word, if what reads its output has gone, as `head` and pagers do."""
+    if output_is_unread():
+        SESSION.stop("the end of what read its output")
+        sys.exit(EXIT_UNREAD)
+
+
 def _refuse_passwords(arguments: list[str]) -> None:
     """Raises `ConfigError` if an address on the command line holds a user, before Hydra prints and writes it."""
     for argument in arguments:
@@ -128,6 +138,7 @@ def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], f
             result = task(config)
             return None if math.isnan(result) else result  # Optuna stops at NaN, but not at None.
         except Exception as error:
+            _end_if_unread()
             ending = ending_of(error, composed=True, output_path=absolute(config.output_dir))
             if ending is not None and is_disk_full(error):
                 ending.leave()  # What follows would fail as well, perhaps only after hours of training.

@@ -20,6 +20,7 @@ from pipeline.common.files import DiskFullError, is_disk_full, writable_places
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
+EXIT_UNREAD = 128 + signal.SIGPIPE
 CANNOT_WRITE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),

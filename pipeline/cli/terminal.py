@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import tempfile
 
@@ -36,6 +37,29 @@ def import_tensorflow() -> None:
             os.close(terminal)
 
 
+class Output(Console):
+    """Standard output, in colours and tables."""
+
+    def on_broken_pipe(self) -> None:
+        """Leaves the end of the command to `pipeline.cli.command`; Rich would end it at once.
+
+        Raises:
+            BrokenPipeError: Always.
+        """
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output; wide enough for a table where it is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 140)
+    return Output(width=None if sys.stdout.isatty() else 140)
+
+
+def output_is_unread() -> bool:
+    """Whether what read standard output has gone; if so, what is still to be written to it goes nowhere."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    unread = any(event & select.POLLERR for _, event in poll.poll(0))
+    if unread:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+    return unread

@@ -41,6 +41,15 @@ def test_a_mistake_gets_one_message_and_exit_code_2(overrides: str, beginning: s
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
 
 
+@pytest.mark.parametrize("arguments", ["--help", "--cfg job", "training.epochs=1"])
+def test_a_reader_that_goes_ends_the_command_without_a_word(arguments: str, tmp_path: Path) -> None:
+    process = start_program("pipeline.train", *arguments.split(), cwd=tmp_path, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()  # As `| head` does, after its lines.
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=HANG_SECONDS) == 128 + signal.SIGPIPE
+
+
 def test_the_study_ends_with_one_table_and_the_way_to_the_dashboard(tiny_study: Path) -> None:
     lines = (tiny_study / "stdout.txt").read_text().splitlines()
     rows = {line.split("│")[1].strip(): line for line in lines if line.startswith("│")}
