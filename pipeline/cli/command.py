@@ -33,9 +33,9 @@ log = logging.getLogger("pipeline")
 def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Makes a command of a function of the configuration that `conf/NAME.yaml` and the command line compose.
 
-    A mistake of the user ends in one message on standard error and exit code 2, Ctrl-C in 130, SIGTERM in 143, the
-    end of what reads the output in 141; a bug keeps its stack trace. A sweep of which some runs failed ends in 1. With HYDRA_FULL_ERROR=1, mistakes show their
-    stack trace too.
+    A mistake of the user ends in one message on standard error and exit code 2, Ctrl-C in 130, SIGTERM in 143, the end
+    of what reads the output in 141; a bug keeps its stack trace. A sweep of which some runs failed ends in 1. With
+    HYDRA_FULL_ERROR=1, mistakes show their stack trace too.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:

@@ -6,6 +6,7 @@ import os
 import select
 import sys
 import tempfile
+from pathlib import Path
 
 from rich.console import Console
 
@@ -60,6 +61,6 @@ def output_is_unread() -> bool:
     poll.register(1, select.POLLOUT)
     unread = any(event & select.POLLERR for _, event in poll.poll(0))
     if unread:
-        with open(os.devnull, "w") as nowhere:
+        with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
     return unread

@@ -65,7 +65,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what processes that were killed left of `whole(path)`; only for who holds a lock on that place."""
+    """Removes what processes that were killed left of `atomic_write(path)`; only for who holds a lock on that place."""
     for leftover in path.parent.glob(f"{INCOMPLETE}{glob.escape(path.name)}-*"):
         shutil.rmtree(leftover)
 

@@ -124,7 +124,7 @@ class CompareConfig(InOutputDir):
 
     Attributes:
         study: Name of the study; its newest call in each experiment is compared.
-        sweep: An older call, by the tag `sweep` of its runs; null for the newest.
+        sweep: An older call, by the tag `sweep.NAME` of its runs; null for the newest.
         snapshot: File `runs.parquet` that an earlier comparison wrote; it is compared instead, and no store is needed.
         tracking: Where the results were recorded.
         statistics: How sure a verdict has to be.

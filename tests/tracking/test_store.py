@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -59,6 +61,19 @@ def test_a_dead_server_is_named_before_anything_is_trained(tmp_path: Path) -> No
     uri = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=f"tracking.uri={uri}: the MLflow store does not answer"):
         open_store(Tracking(uri=uri), tmp_path)
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_server_that_asks_for_a_password_is_named_with_how_to_give_it(code: int, tmp_path: Path) -> None:
+    class Closed(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(code)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Closed) as server:
+        threading.Thread(target=server.serve_forever).start()
+        with pytest.raises(UserError, match="does not let you in. Set the environment variables MLFLOW_TRACKING_USERN"):
+            open_store(Tracking(uri=f"http://127.0.0.1:{server.server_port}"), tmp_path)
+        server.shutdown()
 
 
 def test_a_deleted_experiment_is_named_with_the_way_back(tmp_path: Path) -> None:
