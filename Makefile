@@ -10,7 +10,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 5000
-QUICK := not slow and not real_data and not cluster and not program
+QUICK := not long and not slow and not real_data and not cluster and not program
 
 .PHONY: heads quick test dashboard lint audit clean
 

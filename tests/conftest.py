@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -30,9 +31,12 @@ HANG_SECONDS = 1800
 takes a minute alone takes several times as long beside other work."""
 
 
+_register_once = functools.cache(register)
+
+
 def composed(*overrides: str, command: str = "train") -> DictConfig:
     """What Hydra composes for a command line."""
-    register()
+    _register_once()
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose(command, overrides=list(overrides))
 
@@ -44,6 +48,13 @@ def typed(*overrides: str) -> Config:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", help="directory for the pictures that tests/program/test_browser.py takes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        runs_it = isinstance(item, pytest.Function) and "tiny_study" in item.fixturenames
+        if runs_it or ROOT / "tests" / "program" in item.path.parents:
+            item.add_marker("program")
 
 
 def program_environment() -> dict[str, str]:

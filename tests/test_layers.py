@@ -104,6 +104,7 @@ def test_settings_load_no_library_that_works() -> None:
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("module", ["study.conclude", "study.sync", "study.gather", "tracking.server.serve"])
 def test_what_shows_results_does_not_load_tensorflow(module: str) -> None:
     code = f"import sys, pipeline.{module}; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
@@ -111,6 +112,7 @@ def test_what_shows_results_does_not_load_tensorflow(module: str) -> None:
     assert (done.returncode, done.stdout.split()) == (0, ["False", "False"]), done.stderr
 
 
+@pytest.mark.program
 def test_comparison_knows_neither_mlflow_nor_tensorflow() -> None:
     code = (
         "import sys, pipeline.comparison.report.files, pipeline.comparison.report.terminal; "

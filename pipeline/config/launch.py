@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import joblib
-
 from pipeline.common.settings import Settings
 
 
@@ -34,4 +32,6 @@ class Launch(Settings):
 
 def cores() -> int:
     """Cores that this process may use, by affinity and by the limits of a container."""
+    import joblib  # Slow to load, and only commands that compute ask.
+
     return int(joblib.cpu_count())

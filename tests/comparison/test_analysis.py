@@ -67,6 +67,7 @@ def test_a_control_that_fails_is_told() -> None:
     assert not control.holds
 
 
+@pytest.mark.long
 def test_controls_of_several_sizes_are_corrected_for_their_number() -> None:
     alone = study(average=0.91)
     alone["params.image_size"] = "16×16"

@@ -36,6 +36,7 @@ def test_the_answer_comes_in_two_sentences(group: Group) -> None:
     )
 
 
+@pytest.mark.long
 def test_what_is_not_known_is_said() -> None:
     (alone,) = analyse(study(seeds=1), STATISTICS)
     assert conclusion(alone, STATISTICS).startswith("At 8 px nothing can be said")
@@ -106,6 +107,7 @@ def test_figures_show_intervals_gaps_and_the_margin(group: Group) -> None:
     assert axis.get_xlabel() == "parameters"
 
 
+@pytest.mark.long
 def test_the_page_needs_no_other_file_and_escapes_what_it_shows() -> None:
     page = page_of(study().assign(**{"params.question": "Is a < b?"}), lambda run: f"http://host/{run}")
     assert "<h1>Is a &lt; b?</h1>" in page

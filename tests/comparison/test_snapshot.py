@@ -15,6 +15,7 @@ from tests.conftest import ROOT, run_program
 SNAPSHOTS = sorted((ROOT / "experiments" / "study").glob("*.parquet"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "path",
     [pytest.param(path, marks=[] if path.stem == "heads" else pytest.mark.slow, id=path.stem) for path in SNAPSHOTS],

@@ -66,6 +66,7 @@ def test_the_best_way_is_named_with_its_distance_to_the_next(group: Group) -> No
     assert (globally.arm, globally.best, globally.next_best) == ("global_average_pool", AS_IS, None)
 
 
+@pytest.mark.long
 def test_tables_name_every_way_and_mark_refusals(group: Group, runs: pd.DataFrame) -> None:
     table = ways_table(group, STATISTICS, Mode.RESIZE)
     assert table.columns == ("arm", "way", ">16 px")
@@ -85,6 +86,7 @@ def test_tables_name_every_way_and_mark_refusals(group: Group, runs: pd.DataFram
     assert "resize_input: images are resized" in page_of(runs)
 
 
+@pytest.mark.long
 def test_the_figure_has_a_column_an_arm_and_a_line_a_way(group: Group) -> None:
     axes = ways_figure(group, STATISTICS, STYLES).axes
     assert [axis.get_title() for axis in axes[:2]] == ["flatten_dense", "global_average_pool"]

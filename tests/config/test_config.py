@@ -56,6 +56,7 @@ def test_every_option_composes_and_opens_with_its_command(path: Path) -> None:
     assert path.read_text().removeprefix("# @package _global_\n").startswith("# python -m pipeline.train ")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_composes_with_each_of_its_choices(path: Path) -> None:
     text = path.read_text()
@@ -75,6 +76,7 @@ def test_every_arm_composes_and_says_what_it_is(path: Path) -> None:
     assert typed(f"arm={path.stem}").arm == path.stem
 
 
+@pytest.mark.long
 def test_arms_of_matched_capacity_have_matched_capacity() -> None:
     """On small_fcn at 28 px: a map of 7×7×64, 10 classes."""
     arms = ("flatten", "flatten_dropout", "average_pool_matched", "gap_matched")
@@ -113,6 +115,7 @@ def test_yaml_defaults_are_the_classes_defaults() -> None:
     assert typed().tracking == _default("tracking")
 
 
+@pytest.mark.long
 def test_digits_chooses_its_training_and_the_command_line_wins() -> None:
     assert (typed().training.epochs, typed().training.batch_size) == (10, 32)
     assert typed("dataset=fashion_mnist").training.epochs == 5

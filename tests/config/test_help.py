@@ -69,6 +69,7 @@ def test_every_option_says_a_sentence_about_each_of_its_settings(overrides: list
             assert "# " in line or own[index + 1].strip().startswith("# "), line
 
 
+@pytest.mark.program
 def test_help_is_made_of_both_and_answers_without_tensorflow(tmp_path: Path) -> None:
     result = run_program("pipeline.train", "--help", "head=average_pool", "training.epochs=7", cwd=tmp_path)
     assert result.returncode == 0
@@ -82,6 +83,7 @@ def test_help_is_made_of_both_and_answers_without_tensorflow(tmp_path: Path) -> 
     assert "hydra:" not in text
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("command", ["compare", "convert", "dashboard", "sync", "plan"])
 def test_other_commands_have_their_help_too(command: str, tmp_path: Path) -> None:
     result = run_program(f"pipeline.{command}", "--help", cwd=tmp_path)

@@ -42,6 +42,7 @@ def test_facts_come_from_the_dataset() -> None:
     assert (resized.image_shape, resized.classes, resized.version) == ((48, 64, 3), 10, "3.0.2")
 
 
+@pytest.mark.long
 def test_validation_is_carved_out_of_train_by_the_seed(tmp_path: Path) -> None:
     data = _load(tmp_path)
     # round(1,437 · 0.1) = 144
@@ -51,6 +52,7 @@ def test_validation_is_carved_out_of_train_by_the_seed(tmp_path: Path) -> None:
     assert not np.array_equal(_load(tmp_path, seed=1).validation_indices, data.validation_indices)
 
 
+@pytest.mark.long
 def test_every_epoch_sees_every_training_image_once_in_another_order(tmp_path: Path) -> None:
     data = _load(tmp_path)
     first, second = _epoch(data, epochs=2)
@@ -61,6 +63,7 @@ def test_every_epoch_sees_every_training_image_once_in_another_order(tmp_path: P
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.long
 def test_small_and_large_splits_bring_the_same_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # digits' 1,437 training images of 64 bytes are 91,968 bytes.
     read: list[list[tuple[np.ndarray, np.ndarray]]] = []
@@ -76,6 +79,7 @@ def test_small_and_large_splits_bring_the_same_batches(tmp_path: Path, monkeypat
         assert images.dtype == same_images.dtype == np.uint8
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache", list(Cache))
 def test_the_order_is_a_function_of_the_seed(tmp_path: Path, cache: Cache) -> None:
     # Without validation images, so that all seeds train on the same ones.
@@ -90,6 +94,7 @@ def test_the_order_is_a_function_of_the_seed(tmp_path: Path, cache: Cache) -> No
     assert not np.array_equal(first_epoch, second_epoch)
 
 
+@pytest.mark.long
 def test_all_caches_hold_the_same_images(tmp_path: Path) -> None:
     memory, disk, none = (_load(tmp_path, cache=cache, image_size=[12, 10]) for cache in Cache)
     for part in ("validation", "test"):
@@ -140,6 +145,7 @@ def test_a_damaged_disk_cache_is_named_and_made_anew(tmp_path: Path, caplog: pyt
     source.forget()
 
 
+@pytest.mark.long
 def test_pipelines_run_without_the_autotuner(tmp_path: Path) -> None:
     """It would round every pass up to 10·(2ⁿ - 1) ms."""
     for cache in Cache:
@@ -148,6 +154,7 @@ def test_pipelines_run_without_the_autotuner(tmp_path: Path) -> None:
             assert pipeline.options().autotune.enabled is False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache", list(Cache))
 def test_keras_does_not_run_out_of_data(tmp_path: Path, cache: Cache) -> None:
     data = _load(tmp_path, cache=cache)
@@ -281,6 +288,7 @@ def test_streaming_three_times_the_memory_limit_trains(tmp_path: Path) -> None:
     assert "test accuracy" in completed.stdout + completed.stderr
 
 
+@pytest.mark.long
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     builder_dir = tmp_path / "tfds" / "digits" / "1.0.0"
     dataset = Dataset(name="digits", data_dir=str(tmp_path / "tfds"), cache=Cache.memory)
@@ -292,6 +300,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         source.load(dataset, 0, tmp_path / "cache")
 
 
+@pytest.mark.long
 def test_digest_tells_splits_apart(tmp_path: Path) -> None:
     data = _load(tmp_path)
     assert data.train_split.digest != data.test_split.digest
@@ -299,6 +308,7 @@ def test_digest_tells_splits_apart(tmp_path: Path) -> None:
     assert len(data.train_split.digest) == 32
 
 
+@pytest.mark.long
 def test_each_batch_has_one_size_drawn_by_the_seed(tmp_path: Path) -> None:
     data = _load(tmp_path)
     plain = list(data.train(32, epochs=2).as_numpy_iterator())
@@ -316,6 +326,7 @@ def test_each_batch_has_one_size_drawn_by_the_seed(tmp_path: Path) -> None:
     assert again == sizes != other
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("heights", [None, [6, 8, 12]])
 @pytest.mark.parametrize("cache", [Cache.memory, Cache.none])
 def test_what_is_left_of_a_training_comes_as_if_it_had_not_stopped(
@@ -333,6 +344,7 @@ def test_what_is_left_of_a_training_comes_as_if_it_had_not_stopped(
         assert np.array_equal(labels, same_labels)
 
 
+@pytest.mark.long
 def test_drawn_sizes_keep_the_shape_of_the_images(tmp_path: Path) -> None:
     data = _load(tmp_path, image_size=[10, 20])
     images, _ = next(data.train(8, 1, [5]).as_numpy_iterator())

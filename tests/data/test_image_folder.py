@@ -227,6 +227,7 @@ def _contents(data: Data, batch_size: int = 5) -> Counter[tuple[int, bytes]]:
     )
 
 
+@pytest.mark.long
 def test_unreadable_files_are_refused_or_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = _make_folder(tmp_path / "noise")
     ways: tuple[dict[str, Any], ...] = ({}, {"native_size": True})
@@ -278,6 +279,7 @@ def _order(data: Data, epochs: int, batch_size: int) -> list[list[bytes]]:
     return [[image.tobytes() for image in images] for images, _ in data.train(batch_size, epochs).as_numpy_iterator()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
 def test_an_epoch_brings_every_image_once_in_batches_of_one_size(folder: Path, batch_size: int) -> None:
     data = _load(folder, native_size=True)
@@ -295,6 +297,7 @@ def test_an_epoch_brings_every_image_once_in_batches_of_one_size(folder: Path, b
     assert max(len(images) for images, _ in batches) == min(batch_size, 14)
 
 
+@pytest.mark.long
 def test_the_order_of_natural_sizes_is_a_function_of_seed_and_epoch(folder: Path) -> None:
     data, steps = _load(folder, native_size=True), 3 * 4
     first = _order(data, epochs=3, batch_size=4)
@@ -310,6 +313,7 @@ def test_the_order_of_natural_sizes_is_a_function_of_seed_and_epoch(folder: Path
     assert min(places) < steps / 2
 
 
+@pytest.mark.long
 def test_the_cosine_ends_with_the_last_batch(folder: Path) -> None:
     data = _load(folder, native_size=True)
     model = build_model(SmallFcn(), GlobalAveragePool(), data.facts.image_shape, 2, seed=0)
@@ -318,6 +322,7 @@ def test_the_cosine_ends_with_the_last_batch(folder: Path) -> None:
     assert float(model.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.long
 def test_predictions_come_back_in_the_order_of_the_split(folder: Path) -> None:
     data = _load(folder, native_size=True, image_size=[6, 6])
     assert isinstance(data.test_split, NaturalSplit)
@@ -338,6 +343,7 @@ def test_pipelines_of_natural_sizes_run_without_the_autotuner(folder: Path) -> N
     assert sum(len(labels) for _, labels in data.validation(8).as_numpy_iterator()) == round(42 * 0.2)
 
 
+@pytest.mark.long
 def test_validation_images_are_the_same_at_one_size_and_at_natural_sizes(folder: Path) -> None:
     fixed, natural = (_load(folder, validation_fraction=0.2, native_size=native) for native in (False, True))
     assert np.array_equal(fixed.validation_indices, natural.validation_indices)
@@ -378,6 +384,7 @@ def _check_smallest(backbone: Backbone, data: Data) -> None:
     SizePlan(backbone, GlobalAveragePool(), data.facts).check_smallest(data)
 
 
+@pytest.mark.long
 def test_an_image_that_is_too_small_for_the_backbone_is_named(tmp_path: Path) -> None:
     folder = _make_folder(tmp_path / "noise", of_each=1)
     _write(folder / "test" / "dark" / "dot.png", Image.new("RGB", (30, 3)))
@@ -408,6 +415,7 @@ def test_files_that_may_not_be_read_are_named(folder: Path, monkeypatch: pytest.
     _refused(folder, "holds what is named like an image and is no file that may be read: train/dark/")
 
 
+@pytest.mark.long
 def test_sizes_are_measured_at_the_reference_too(folder: Path) -> None:
     data = _load(folder, native_size=True, image_size=[8, 8])
     head, probe = GlobalAveragePool(), SizeProbe(sizes=[3, 6, 8, 16], batch_size=5)
@@ -448,6 +456,7 @@ class Varied(tfds.core.GeneratorBasedBuilder):
             yield index, {"image": np.full((height, 5, 1), height, np.uint8), "label": (height + 1) % 2}
 
 
+@pytest.mark.long
 def test_datasets_of_tfds_keep_their_sizes_too(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"name": "varied", "image_size": [8, 8], "data_dir": str(tmp_path / "tfds")}
     natural = source.load(Dataset(**settings, native_size=True, validation_fraction=0.0), 0, tmp_path)

@@ -34,6 +34,7 @@ def by_definition(maps: np.ndarray, bins: Size, reduce: Callable[..., Any]) -> n
     return np.stack([np.stack([reduce(cell, axis=(1, 2)) for cell in row], axis=1) for row in cells], axis=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bins", [(1, 1), (4, 3), (7, 7)])
 @pytest.mark.parametrize(
     ("pool", "reduce"), [(adaptive_average_pool, np.mean), (adaptive_max_pool, np.max)], ids=["average", "max"]

@@ -67,6 +67,7 @@ def test_an_image_smaller_than_the_strides_is_refused_with_the_numbers(backbone:
         backbone.map_shape(built, (smallest, smallest - 1))
 
 
+@pytest.mark.long
 def test_a_keras_application_takes_grayscale_at_unknown_size_and_refuses_small_images() -> None:
     backbone = KerasApplication(application="MobileNetV2")
     built = backbone.build(channels=1)
@@ -76,6 +77,7 @@ def test_a_keras_application_takes_grayscale_at_unknown_size_and_refuses_small_i
         backbone.map_shape(built, (28, 28))
 
 
+@pytest.mark.long
 def test_a_keras_application_scales_pixels_as_its_weights_expect() -> None:
     backbone = KerasApplication(application="MobileNetV2")
     inputs = keras.Input((None, None, 3), dtype="uint8")
@@ -114,6 +116,7 @@ def test_keras_applications_run_compiled_at_sizes_unknown_to_the_graph(
         assert np.isfinite(maps).all()
 
 
+@pytest.mark.long
 def test_a_weights_file_gives_its_weights_to_a_keras_application(tmp_path: Path) -> None:
     network = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(None, None, 3))
     network.save_weights(tmp_path / "mobile.weights.h5")
@@ -124,6 +127,7 @@ def test_a_weights_file_gives_its_weights_to_a_keras_application(tmp_path: Path)
     assert built.trainable_weights == []
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_weights_that_do_not_fit_a_keras_application_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.weights.h5"
@@ -149,6 +153,7 @@ def test_an_unknown_application_is_refused() -> None:
         KerasApplication(application="MobileNet7").build(channels=3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backbone", [SmallFcn(), ResNet()], ids=str)
 def test_all_heads_start_from_bit_identical_backbone_weights(backbone: Backbone) -> None:
     heads = [FlattenDense(), FlattenDense(hidden_units=[8], dropout=0.3), AveragePool(), GlobalAveragePool()]

@@ -136,6 +136,7 @@ MODELS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_the_extractor_is_the_models_own_function_up_to_its_last_map(name: str, tmp_path: Path) -> None:
     make, expected_shape = MODELS[name]
@@ -204,6 +205,7 @@ def test_the_cut_is_before_what_collapses_the_map(name: str, tmp_path: Path) -> 
     assert backbone.map_shape(backbone.build(channels=1), (28, 28)) == expected_shape
 
 
+@pytest.mark.long
 def test_a_named_layer_is_where_to_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = saved(nested(), tmp_path)
     backbone = FromModel(path=path, layer="stem")
@@ -235,6 +237,7 @@ def test_two_builds_share_no_weights(tmp_path: Path) -> None:
     assert all(np.array_equal(now, then) for now, then in zip(second.get_weights(), before, strict=True))
 
 
+@pytest.mark.long
 def test_all_heads_and_seeds_start_from_the_weights_of_the_file(tmp_path: Path) -> None:
     model = sequential()
     backbone = FromModel(path=saved(model, tmp_path))
@@ -479,6 +482,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return source.load(Dataset(name="digits", version="1.0.0"), 0, tmp_path_factory.mktemp("cache"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trainable", [True, False])
 def test_frozen_weights_and_moving_averages_stay_and_others_do_not(
     trainable: bool, tmp_path: Path, digits: Data
@@ -509,6 +513,7 @@ def test_a_size_that_the_model_cannot_take_is_refused_before_training(tmp_path: 
         valid.map_shape(valid.build(channels=1), (8, 8))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", [FlattenDense(), GlobalAveragePool()], ids=lambda head: head.name)
 def test_the_size_probe_measures_what_was_planned(
     head: FlattenDense | GlobalAveragePool, tmp_path: Path, digits: Data
@@ -524,6 +529,7 @@ def test_the_size_probe_measures_what_was_planned(
     assert [result.map_size for result in measured] == [(3, 3), (4, 4), (6, 6)]
 
 
+@pytest.mark.long
 def test_a_saved_model_answers_as_the_trained_one(tmp_path: Path) -> None:
     backbone = FromModel(path=saved(nested(), tmp_path), trainable=False)
     model = build_model(backbone, GlobalAveragePool(), (28, 28, 1), 10, seed=0)
@@ -535,6 +541,7 @@ def test_a_saved_model_answers_as_the_trained_one(tmp_path: Path) -> None:
         assert relative_difference(loaded(images), model(images)) < 1e-6
 
 
+@pytest.mark.long
 def test_the_run_key_knows_the_content_of_the_file(tmp_path: Path, digits: Data) -> None:
     path = saved(functional(residual), tmp_path)
     config = typed("backbone=from_model", f"backbone.path={path}")

@@ -126,6 +126,7 @@ def _trained(optimizer: keras.optimizers.Optimizer) -> tuple[list[np.ndarray], l
     return model.get_weights(), [np.asarray(variable, np.float32) for variable in model.optimizer.variables]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "is_fused"),
     [

@@ -93,6 +93,7 @@ def _save(tmp_path: Path, name: str, *stack: keras.Layer) -> Path:
     return tmp_path / name
 
 
+@pytest.mark.long
 def test_mistakes_get_one_message_and_write_nothing(sequential: Path, tmp_path: Path) -> None:
     code = _save(tmp_path, "code.keras", layers.Input((8, 8, 1)), layers.Lambda(lambda x: 2 * x), layers.Flatten())
     anything = _save(
@@ -174,6 +175,7 @@ def test_a_recorded_model_is_converted(tiny_study: Path, tmp_path: Path, capsys:
         assert converted(np.zeros((1, 20, 15, 1), np.uint8)).shape == (1, 10)
 
 
+@pytest.mark.program
 def test_the_program_converts_and_explains(sequential: Path, tiny_study: Path, tmp_path: Path) -> None:
     done = run_program("pipeline.convert", f"model={sequential.name}", "way=resize_map", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -202,6 +204,7 @@ ALLOWED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", [way.name for way in WAYS])
 @pytest.mark.parametrize("end", ENDS)
 def test_every_way_is_for_some_ends_and_refuses_the_others(end: str, way: str, tmp_path: Path) -> None:

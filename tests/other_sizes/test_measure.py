@@ -107,6 +107,7 @@ def _model(head: Head) -> keras.Model:
     return build_model(SmallFcn(), head, (16, 16, 1), 10, seed=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", [option() for option in HEADS], ids=lambda head: head.name)
 def test_measurement_agrees_with_the_plan(digits: Data, head: Head) -> None:
     probe = SizeProbe(sizes=[3, 8, 14, 16, 20, 28, 32], max_images=100)
@@ -125,6 +126,7 @@ def test_measurement_agrees_with_the_plan(digits: Data, head: Head) -> None:
         assert (result.seen_fraction == 0) == refused
 
 
+@pytest.mark.long
 def test_a_disagreement_fails_loudly(digits: Data) -> None:
     head, probe = AveragePool(), SizeProbe(sizes=[20], max_images=50)
     model = _model(head)
@@ -143,6 +145,7 @@ def test_a_disagreement_fails_loudly(digits: Data) -> None:
         check_plan(head, planned, with_other(seen_fraction=0.5))
 
 
+@pytest.mark.long
 def test_a_bug_is_not_taken_for_a_refusal(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     head = GlobalAveragePool()
     model = _model(head)
@@ -161,6 +164,7 @@ def test_equal_weights_give_equal_logits_on_the_whole_test_split(digits: Data) -
     assert np.abs(difference).max() < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", [FlattenDense(), AveragePool(), GlobalAveragePool()], ids=lambda head: head.name)
 def test_batches_of_another_size_measure_the_same(digits: Data, head: Head) -> None:
     model = _model(head)
@@ -191,6 +195,7 @@ def test_a_dead_hidden_layer_does_not_hide_the_map() -> None:
     assert seen_fraction_of(head, maps) == 1
 
 
+@pytest.mark.long
 def test_non_square_images_keep_their_shape_and_are_measured(tmp_path: Path) -> None:
     data = source.load(Dataset(name="digits", version="1.0.0", image_size=[12, 24]), 0, tmp_path)
     head, probe = AveragePool(), SizeProbe(sizes=[4, 8, 16, 18, 24], max_images=50)
@@ -210,6 +215,7 @@ def test_non_square_images_keep_their_shape_and_are_measured(tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.long
 def test_training_sizes_that_a_head_refuses_are_refused_with_its_plan() -> None:
     SizePlan(SmallFcn(), GlobalAveragePool(), FASHION).check_training([20, 28, 40])
     SizePlan(SmallFcn(), FlattenDense(), FASHION).check_training([28])

@@ -67,6 +67,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Data:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "backbone",
     [SmallFcn(), ResNet(), pytest.param(KerasApplication(), marks=pytest.mark.slow)],
@@ -121,6 +122,7 @@ def trained(head: Head, digits: Data) -> keras.Model:
     return model
 
 
+@pytest.mark.long
 def test_answers_on_the_test_split_are_the_same_however_a_converted_model_is_run(
     digits: Data, trained: keras.Model, tmp_path: Path
 ) -> None:
@@ -169,6 +171,7 @@ def test_dense_to_conv_averages_the_answers_at_all_positions() -> None:
     assert mean_max(feature_map)[0].numpy() == pytest.approx((answers.mean(axis=0) + answers.max(axis=0)) / 2, abs=1e-6)
 
 
+@pytest.mark.long
 def test_an_image_smaller_than_the_window_is_an_error_and_not_a_number() -> None:
     for head in (FlattenDense(), AveragePool(), GlobalAveragePool()):
         model = build_model(SmallFcn(), head, (16, 16, 1), 10, seed=0)
@@ -247,6 +250,7 @@ def test_what_cannot_be_recognised_is_named(model: type[keras.Model], reason: st
         take_apart(model(), (8, 8))
 
 
+@pytest.mark.long
 def test_the_probe_measures_what_a_converted_model_does(digits: Data, head: Head, trained: keras.Model) -> None:
     """Accuracy of each way at each size, against the whole converted model on images made by hand."""
     logits, labels = predict(trained, digits.test(60))

@@ -21,6 +21,7 @@ from pipeline.tracking.store import experiment_id, open_store
 from pipeline.tracking.views import VIEW_TAG, comparison_view, view_names, view_tag
 
 
+@pytest.mark.long
 def test_whole_trainings_are_finished_not_pruned_and_alike(client: MlflowClient, tmp_path: Path) -> None:
     experiment = experiment_id(client, "digits", (tmp_path / "artifacts").as_uri())
     digits, pruned = {"dataset": "digits"}, {"dataset": "digits", Tag.PRUNED: "after epoch 1: …"}
@@ -72,6 +73,7 @@ def _state(client: MlflowClient, experiment: str, key: str) -> dict[str, Any]:
     return json.loads(json.loads(client.get_experiment(experiment).tags[VIEW_TAG + key])["state"])
 
 
+@pytest.mark.long
 def test_the_newest_call_of_a_study_is_found_in_each_experiment(client: MlflowClient, tmp_path: Path) -> None:
     digits, fashion = (
         experiment_id(MlflowClient(), name, (tmp_path / "artifacts").as_uri()) for name in ("digits", "fashion")
@@ -97,6 +99,7 @@ def test_the_newest_call_of_a_study_is_found_in_each_experiment(client: MlflowCl
     assert studies() == ["heads", "other"]
 
 
+@pytest.mark.long
 def test_views_of_studies_and_datasets_stay_apart(client: MlflowClient, tmp_path: Path) -> None:
     digits, fashion = (
         experiment_id(MlflowClient(), name, (tmp_path / "artifacts").as_uri()) for name in ("digits", "fashion")
@@ -133,6 +136,7 @@ def test_views_of_studies_and_datasets_stay_apart(client: MlflowClient, tmp_path
     assert client.get_experiment(fashion).tags[Tag.DESCRIPTION].startswith("**Which head?** [heads: heads")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arms", "heads", "told_by"),
     [
@@ -156,6 +160,7 @@ def test_means_are_over_runs_of_one_arm_and_head(
     assert [key["groupByData"] for key in grouped] == told_by
 
 
+@pytest.mark.long
 def test_what_a_user_writes_below_the_line_of_a_description_stays(client: MlflowClient, tmp_path: Path) -> None:
     digits = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
     _record(digits, "1")
@@ -167,6 +172,7 @@ def test_what_a_user_writes_below_the_line_of_a_description_stays(client: Mlflow
     assert client.get_experiment(digits).tags[Tag.DESCRIPTION] == written + "My notes."
 
 
+@pytest.mark.long
 def test_a_single_run_has_a_view_and_does_not_take_a_studys_place(client: MlflowClient, tmp_path: Path) -> None:
     digits = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
     _record(digits, None, of_study=None)

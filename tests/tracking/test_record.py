@@ -214,6 +214,7 @@ def test_a_served_model_predicts_what_was_recorded(client: MlflowClient, runs: d
     assert np.abs(np.asarray(model.predict(images)) - recorded).max() < 1e-4
 
 
+@pytest.mark.program
 def test_a_failing_run_is_failed_and_says_why(tmp_path: Path) -> None:
     result = run_program(
         "pipeline.train", "training.optimizer=sgd", "training.learning_rate=3e38", "training.epochs=1", cwd=tmp_path
@@ -225,6 +226,7 @@ def test_a_failing_run_is_failed_and_says_why(tmp_path: Path) -> None:
     assert "no longer a finite number" in run.data.tags["failure"]
 
 
+@pytest.mark.long
 def test_the_last_good_model_can_be_loaded(tmp_path: Path) -> None:
     open_store(Tracking(), tmp_path)
     experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
@@ -236,6 +238,7 @@ def test_the_last_good_model_can_be_loaded(tmp_path: Path) -> None:
     assert loaded(np.full((1, 2, 2, 1), 7.0)).numpy().tolist() == [[7.0]]  # 28 / 4, which no rounding touches
 
 
+@pytest.mark.long
 def test_a_description_that_is_too_long_says_where_the_rest_is(tmp_path: Path) -> None:
     """MLflow would cut it after 8,000 characters: 421 lines of 19 leave no room for the note, so 420 stay."""
     open_store(Tracking(), tmp_path)
@@ -248,6 +251,7 @@ def test_a_description_that_is_too_long_says_where_the_rest_is(tmp_path: Path) -
     assert len(said) <= 8000
 
 
+@pytest.mark.program
 def test_the_model_of_a_finished_run_is_registered_when_asked_for(tmp_path: Path) -> None:
     arguments = ("pipeline.train", "training.epochs=1", "size_probe.sizes=[8]", "head=global_average_pool")
     client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")

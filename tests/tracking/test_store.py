@@ -57,12 +57,14 @@ def test_first_users_of_a_store_do_not_break_it(tmp_path: Path) -> None:
         assert not list((tmp_path / str(round_)).glob("incomplete-*"))
 
 
+@pytest.mark.long
 def test_a_dead_server_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=f"tracking.uri={uri}: the MLflow store does not answer"):
         open_store(Tracking(uri=uri), tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("code", [401, 403])
 def test_a_server_that_asks_for_a_password_is_named_with_how_to_give_it(code: int, tmp_path: Path) -> None:
     class Closed(BaseHTTPRequestHandler):
@@ -76,6 +78,7 @@ def test_a_server_that_asks_for_a_password_is_named_with_how_to_give_it(code: in
         server.shutdown()
 
 
+@pytest.mark.long
 def test_a_deleted_experiment_is_named_with_the_way_back(tmp_path: Path) -> None:
     open_store(Tracking(), tmp_path)
     gone = experiment_id(MlflowClient(), "gone", (tmp_path / "artifacts").as_uri())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pipeline.data import source
 from pipeline.data.settings import Dataset
 from pipeline.heads.base import Head
@@ -21,12 +23,14 @@ def pairing(head: Head, tmp_path: Path, seed: int = 0, batch_size: int = 32, fil
     return pairing_of(source.load(dataset, seed, tmp_path), model, batch_size)
 
 
+@pytest.mark.long
 def test_runs_that_differ_in_their_head_alone_start_from_the_same(tmp_path: Path) -> None:
     flatten = pairing(FlattenDense(hidden_units=[8], dropout=0.5), tmp_path)
     assert flatten == pairing(GlobalAveragePool(), tmp_path)
     assert all(len(digest) == 32 for digest in vars(flatten).values())
 
 
+@pytest.mark.long
 def test_each_fact_changes_with_what_it_is_about(tmp_path: Path) -> None:
     reference = pairing(GlobalAveragePool(), tmp_path)
     seed = pairing(GlobalAveragePool(), tmp_path, seed=1)

@@ -53,6 +53,7 @@ def test_optimizers_take_their_knobs() -> None:
     assert type(build_optimizer(Training(), steps=1)).__name__ == "Adam"
 
 
+@pytest.mark.long
 def test_best_weights_are_those_of_the_best_validation_epoch(digits: Data) -> None:
     seen: list[tuple[int, dict[str, float]]] = []
     model = _model()
@@ -70,6 +71,7 @@ def test_best_weights_are_those_of_the_best_validation_epoch(digits: Data) -> No
     assert int(model.optimizer.iterations) == 4 * math.ceil(1293 / 64)
 
 
+@pytest.mark.long
 def test_last_weights_need_no_validation(tmp_path: Path) -> None:
     data = source.load(Dataset(name="digits", version="1.0.0", validation_fraction=0.0), 0, tmp_path)
     seen: list[dict[str, float]] = []
@@ -86,6 +88,7 @@ def _let_each_look_at_the_clock_take(seconds: float, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(callbacks, "time", clock)
 
 
+@pytest.mark.long
 def test_progress_tells_rate_and_time_left(
     digits: Data, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +106,7 @@ def test_progress_tells_rate_and_time_left(
     assert result.images_per_second == 1293
 
 
+@pytest.mark.long
 def test_within_an_epoch_progress_is_told_every_ten_seconds(
     digits: Data, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +128,7 @@ def test_within_an_epoch_progress_is_told_every_ten_seconds(
     assert end.endswith("  22 images/s  0 s left")  # The validation begins at 70 s: 1,293 / 60.
 
 
+@pytest.mark.long
 def test_an_exploding_loss_is_told_with_epoch_and_step_and_leaves_the_last_good_weights(digits: Data) -> None:
     training = Training(
         epochs=3, batch_size=128, learning_rate=3e38, optimizer=Optimizer.sgd, schedule=Schedule.constant
@@ -168,6 +173,7 @@ def test_steps_of_small_images_are_executed_at_once() -> None:
         Training(steps_per_execution=20).steps_at_once(41, facts(8))
 
 
+@pytest.mark.long
 def test_a_saved_model_takes_no_steps_at_once(digits: Data, tmp_path: Path) -> None:
     model = _model()
     fit(model, digits, Training(epochs=1, batch_size=32), lambda *_: None)
@@ -176,6 +182,7 @@ def test_a_saved_model_takes_no_steps_at_once(digits: Data, tmp_path: Path) -> N
     assert keras.saving.load_model(tmp_path / "model.keras").steps_per_execution == 1
 
 
+@pytest.mark.long
 def test_steps_at_once_train_what_single_steps_do(digits: Data) -> None:
     def trained(at_once: int | None) -> tuple[list[np.ndarray], list[dict[str, float]]]:
         model, seen = _model(), []
@@ -193,6 +200,7 @@ def test_steps_at_once_train_what_single_steps_do(digits: Data) -> None:
         assert logs == pytest.approx(other_logs, abs=0.01)
 
 
+@pytest.mark.long
 def test_a_training_behind_the_median_of_five_others_ends(digits: Data, caplog: pytest.LogCaptureFixture) -> None:
     def trained(others: list[list[float]]) -> tuple[Fit, list[int]]:
         seen: list[int] = []
@@ -215,6 +223,7 @@ def test_a_training_behind_the_median_of_five_others_ends(digits: Data, caplog: 
     assert trained([[0.0, 0.0, 1.0]] * 5)[0].pruned == ""  # Nothing is left to end after the last epoch.
 
 
+@pytest.mark.long
 def test_a_pruned_training_that_is_asked_for_again_stays_pruned(digits: Data, tmp_path: Path) -> None:
     training = Training(epochs=3, batch_size=128, learning_rate=1e-6, checkpoint_seconds=1e9)
     seen: list[dict[str, float]] = []
@@ -231,6 +240,7 @@ def test_a_pruned_training_that_is_asked_for_again_stays_pruned(digits: Data, tm
     assert seen[0] == pytest.approx(seen[1])
 
 
+@pytest.mark.long
 def test_mixed_precision_keeps_logits_in_float32(digits: Data) -> None:
     training = Training(epochs=1, batch_size=128, precision=Precision.mixed_bfloat16)
     try:
@@ -244,6 +254,7 @@ def test_mixed_precision_keeps_logits_in_float32(digits: Data) -> None:
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.long
 def test_a_mirrored_strategy_on_one_device_trains_the_same(digits: Data) -> None:
     def weights(strategy: Strategy) -> list[np.ndarray]:
         # Not with Adam, which divides by the gradient's size: of a rounding error it makes a whole step.
@@ -258,6 +269,7 @@ def test_a_mirrored_strategy_on_one_device_trains_the_same(digits: Data) -> None
         assert np.allclose(mirrored, plain, atol=1e-3)
 
 
+@pytest.mark.long
 def test_a_model_for_any_size_trains_at_several(digits: Data) -> None:
     model = _model()
     losses: list[float] = []
@@ -269,6 +281,7 @@ def test_a_model_for_any_size_trains_at_several(digits: Data) -> None:
     assert losses[2] < losses[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("keep_weights", "seconds"),
     [(KeepWeights.best, 0.0), (KeepWeights.last, 1e9)],  # Saved after each epoch; saved when it is interrupted.
@@ -312,6 +325,7 @@ def test_an_interrupted_training_ends_like_an_undisturbed_one(
     assert math.isnan(result.images_per_second)
 
 
+@pytest.mark.long
 def test_a_state_that_cannot_be_read_is_named_and_the_training_begins_anew(
     digits: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
