@@ -20,6 +20,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -133,10 +134,19 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of a study on digits: three heads, one seed, two epochs, run as a user runs it."""
-    directory = tmp_path_factory.mktemp("tiny_study")
-    result = run_program("pipeline.train", "study=heads", "seed=0", "training.epochs=2", cwd=directory)
-    (directory / "stdout.txt").write_text(result.stdout)
-    assert result.returncode == 0, result.stderr
+def tiny_study(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Directory of a study on digits: three heads, one seed, two epochs, run as a user runs it.
+
+    The processes of a test run share it, so a test that would write into it takes a copy.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own if worker_id == "master" else own.parent
+    directory = shared / "tiny_study"
+    printed = directory / "stdout.txt"
+    with FileLock(shared / "tiny_study.lock"):
+        if not printed.exists():
+            directory.mkdir()
+            result = run_program("pipeline.train", "study=heads", "seed=0", "training.epochs=2", cwd=directory)
+            assert result.returncode == 0, result.stderr
+            printed.write_text(result.stdout)
     return directory

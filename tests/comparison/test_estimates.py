@@ -116,7 +116,7 @@ def _truth(effect: float, seed_sd: float = 0.1) -> float:
 @pytest.mark.parametrize(
     ("seeds", "images", "effect", "seed_sd"),
     [
-        pytest.param(5, 300, 0.15, 0.1, marks=pytest.mark.long),
+        pytest.param(5, 300, 0.15, 0.1, marks=pytest.mark.slow),
         pytest.param(5, 300, 0.0, 0.1, marks=pytest.mark.slow),
         pytest.param(5, 300, 0.15, 0.3, marks=pytest.mark.slow),  # Seeds that differ much.
         pytest.param(3, 300, 0.15, 0.1, marks=pytest.mark.slow),  # Few seeds.

@@ -108,7 +108,11 @@ def test_every_way_is_explained_and_used() -> None:
 
 @pytest.fixture(
     scope="module",
-    params=[FlattenDense(hidden_units=[16]), AveragePool(), GlobalAveragePool()],
+    params=[
+        FlattenDense(hidden_units=[16]),
+        pytest.param(AveragePool(), marks=pytest.mark.slow),
+        GlobalAveragePool(),
+    ],
     ids=lambda head: head.name,
 )
 def head(request: pytest.FixtureRequest) -> Head:

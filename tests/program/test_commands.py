@@ -24,10 +24,16 @@ WRONG = [
     ("dataset.validation_fraction=1.5", "dataset.validation_fraction=1.5: must lie in"),
     ("training.batch_size=0", "training.batch_size=0: must be at least 1"),
     ("size_probe.sizes=[]", "size_probe.sizes=[]: must be null or"),
-    ("head=average_pool head.pool_size=[9,9]", "head.pool_size=[9, 9]: must fit into the 2×2 feature map"),
+    pytest.param(
+        "head=average_pool head.pool_size=[9,9]",
+        "head.pool_size=[9, 9]: must fit into the 2×2 feature map",
+        marks=pytest.mark.slow,
+    ),
     ("dataset=tfds dataset.name=no_such_dataset", "dataset.name=no_such_dataset: TFDS"),
     ("backbone.strides=[4,4,4,4]", "backbone=small_fcn needs images of at least 256×256 px"),
-    ("dataset=tfds dataset.name=oxford_flowers102", "dataset.image_size=None: is needed"),
+    pytest.param(
+        "dataset=tfds dataset.name=oxford_flowers102", "dataset.image_size=None: is needed", marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -41,7 +47,9 @@ def test_a_mistake_gets_one_message_and_exit_code_2(overrides: str, beginning: s
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
 
 
-@pytest.mark.parametrize("arguments", ["--help", "--cfg job", "training.epochs=1"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "--cfg job", pytest.param("training.epochs=1", marks=pytest.mark.slow)]
+)
 def test_a_reader_that_goes_ends_the_command_without_a_word(arguments: str, tmp_path: Path) -> None:
     process = start_program("pipeline.train", *arguments.split(), cwd=tmp_path, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
@@ -103,7 +111,9 @@ def test_a_plan_of_a_study_litters_nothing_but_output_dir(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 
 
-@pytest.mark.parametrize(("sent", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "exit_code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_stopping_a_run_marks_it_killed(sent: signal.Signals, exit_code: int, tmp_path: Path) -> None:
     process = start_program("pipeline.train", "training.epochs=1000", cwd=tmp_path, stderr=subprocess.PIPE)
     assert process.stdout is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -17,10 +18,16 @@ from pipeline.tracking.settings import Tracking
 from tests.conftest import run_program
 
 
-def test_a_study_can_be_compared_at_any_time(tiny_study: Path) -> None:
-    result = run_program("pipeline.compare", "study=heads", cwd=tiny_study)
+@pytest.fixture(scope="module")
+def study(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, whose report may be written again."""
+    return shutil.copytree(tiny_study, tmp_path_factory.mktemp("copies") / "study")
+
+
+def test_a_study_can_be_compared_at_any_time(study: Path, tiny_study: Path) -> None:
+    result = run_program("pipeline.compare", "study=heads", cwd=study)
     assert result.returncode == 0, result.stderr
-    printed = (tiny_study / "stdout.txt").read_text()
+    printed = (study / "stdout.txt").read_text().replace(str(tiny_study), str(study))
     assert result.stdout.split() == printed[printed.index("At 8 px nothing can be said") :].split()
 
 
@@ -37,16 +44,16 @@ def test_a_study_can_be_compared_at_any_time(tiny_study: Path) -> None:
         (["study=heads", "sede=1"], "sede=1: there is no such setting."),
     ],
 )
-def test_what_cannot_be_compared_is_named(tiny_study: Path, arguments: list[str], message: str) -> None:
-    result = run_program("pipeline.compare", *arguments, cwd=tiny_study)
+def test_what_cannot_be_compared_is_named(study: Path, arguments: list[str], message: str) -> None:
+    result = run_program("pipeline.compare", *arguments, cwd=study)
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_the_report_is_written_and_recorded_once(tiny_study: Path) -> None:
-    assert run_program("pipeline.compare", "study=heads", cwd=tiny_study).returncode == 0
-    (directory,) = (tiny_study / "outputs" / "studies").iterdir()
+def test_the_report_is_written_and_recorded_once(study: Path) -> None:
+    assert run_program("pipeline.compare", "study=heads", cwd=study).returncode == 0
+    (directory,) = (study / "outputs" / "studies").iterdir()
     page, text = (directory / "report.html").read_text(), (directory / "report.md").read_text()
     # One seed says nothing about others.
     assert "At 8 px nothing can be said: two arms with two seeds in common are the least." in page
@@ -54,7 +61,7 @@ def test_the_report_is_written_and_recorded_once(tiny_study: Path) -> None:
     assert "http://127.0.0.1:5000/#/experiments/1/runs/" in page
     assert all(address.startswith("data:") for address in pd.Series(page).str.extractall('src="([^"]+)"')[0])
 
-    mlflow.set_tracking_uri(f"sqlite:///{tiny_study / 'outputs' / 'mlflow.db'}")
+    mlflow.set_tracking_uri(f"sqlite:///{study / 'outputs' / 'mlflow.db'}")
     client = MlflowClient()
     (run,) = client.search_runs(["1"], "tags.report = 'heads'")
     assert run.info.status == "FINISHED"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
 from pipeline.cli.failures import Failure, note_failure, summary, sweep_failures
@@ -27,6 +28,7 @@ def test_failures_are_told_in_the_order_of_the_runs_and_alike_ones_together(tmp_
     assert summary(found[:1]).startswith("1 run of this sweep failed:")
 
 
+@pytest.mark.slow
 def test_the_other_runs_of_a_study_go_on_and_are_compared(tmp_path: Path) -> None:
     """Of three heads, only global average pooling takes 12 px."""
     arguments = ["study=heads", "seed=0", "training.epochs=1", "training.sizes=[8,12]", "size_probe.sizes=[8,12]"]

@@ -252,6 +252,7 @@ def test_a_description_that_is_too_long_says_where_the_rest_is(tmp_path: Path) -
 
 
 @pytest.mark.program
+@pytest.mark.slow
 def test_the_model_of_a_finished_run_is_registered_when_asked_for(tmp_path: Path) -> None:
     arguments = ("pipeline.train", "training.epochs=1", "size_probe.sizes=[8]", "head=global_average_pool")
     client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")

@@ -284,7 +284,10 @@ def test_a_model_for_any_size_trains_at_several(digits: Data) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("keep_weights", "seconds"),
-    [(KeepWeights.best, 0.0), (KeepWeights.last, 1e9)],  # Saved after each epoch; saved when it is interrupted.
+    [
+        (KeepWeights.best, 0.0),  # Saved after each epoch.
+        pytest.param(KeepWeights.last, 1e9, marks=pytest.mark.slow),  # Saved when it is interrupted.
+    ],
 )
 def test_an_interrupted_training_ends_like_an_undisturbed_one(
     digits: Data, tmp_path: Path, keep_weights: KeepWeights, seconds: float
