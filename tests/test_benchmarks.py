@@ -72,6 +72,7 @@ def test_whatever_a_benchmark_imports_is_there(script: Path) -> None:
 
 
 @pytest.mark.program
+@pytest.mark.slow
 @pytest.mark.parametrize("script", WITH_HELP)
 def test_a_benchmark_tells_its_arguments(script: str, tmp_path: Path) -> None:
     assert len(_output(tmp_path, script, "--help").splitlines()) > 3

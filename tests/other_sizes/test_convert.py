@@ -176,6 +176,7 @@ def test_a_recorded_model_is_converted(tiny_study: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.program
+@pytest.mark.slow
 def test_the_program_converts_and_explains(sequential: Path, tiny_study: Path, tmp_path: Path) -> None:
     done = run_program("pipeline.convert", f"model={sequential.name}", "way=resize_map", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

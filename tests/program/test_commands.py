@@ -30,7 +30,9 @@ WRONG = [
         marks=pytest.mark.slow,
     ),
     ("dataset=tfds dataset.name=no_such_dataset", "dataset.name=no_such_dataset: TFDS"),
-    ("backbone.strides=[4,4,4,4]", "backbone=small_fcn needs images of at least 256×256 px"),
+    pytest.param(
+        "backbone.strides=[4,4,4,4]", "backbone=small_fcn needs images of at least 256×256 px", marks=pytest.mark.slow
+    ),
     pytest.param(
         "dataset=tfds dataset.name=oxford_flowers102", "dataset.image_size=None: is needed", marks=pytest.mark.slow
     ),

@@ -48,6 +48,7 @@ def test_the_other_runs_of_a_study_go_on_and_are_compared(tmp_path: Path) -> Non
     assert [(run.data.tags["head"], run.info.status) for run in runs] == [("global_average_pool", "FINISHED")]
 
 
+@pytest.mark.slow
 def test_a_mistake_that_all_runs_share_is_told_once(tmp_path: Path) -> None:
     result = run_program("pipeline.train", "study=heads", "seed=0", "head.dropout=2", cwd=tmp_path)
     assert result.returncode == 2

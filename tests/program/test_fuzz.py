@@ -156,6 +156,7 @@ def _fuzz(examples: int) -> None:
     assert len(answers) - refused >= len(answers) / 25  # One wrong setting of several is enough to be refused.
 
 
+@pytest.mark.slow
 def test_any_command_line_is_planned_or_refused_in_one_line() -> None:
     _fuzz(examples=20)
 

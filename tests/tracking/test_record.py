@@ -215,6 +215,7 @@ def test_a_served_model_predicts_what_was_recorded(client: MlflowClient, runs: d
 
 
 @pytest.mark.program
+@pytest.mark.slow
 def test_a_failing_run_is_failed_and_says_why(tmp_path: Path) -> None:
     result = run_program(
         "pipeline.train", "training.optimizer=sgd", "training.learning_rate=3e38", "training.epochs=1", cwd=tmp_path
