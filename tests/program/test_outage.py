@@ -288,6 +288,6 @@ def test_sync_compares_all_runs_of_a_sweep_and_not_those_alone_that_it_brings(tm
         assert brought.returncode == 0, brought.stderr
         assert f"2 of 2 runs copied to {uri}; it had 2" in brought.stdout
         assert "no seed in common" not in brought.stdout
-        sweeps = [sweeps(run) for run in MlflowClient(uri).search_runs(["1"], "tags.head != ''")]
-        assert sorted(map(len, sweeps)) == [1, 1, 2, 2]
-        assert len(set.intersection(*map(set, sweeps))) == 1
+        per_run = [sweeps(run) for run in MlflowClient(uri).search_runs(["1"], "tags.head != ''")]
+        assert sorted(map(len, per_run)) == [1, 1, 2, 2]
+        assert len(set.intersection(*map(set, per_run))) == 1
