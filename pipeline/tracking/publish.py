@@ -88,7 +88,7 @@ def publish_views(runs: pd.DataFrame) -> list[View]:
     for experiment_id, group in runs.groupby("experiment_id", sort=False):
         experiment = client.get_experiment(experiment_id)
         tags = [size_tag(px) for px in sorted({px for _, run in group.iterrows() for px in size_verdicts(run)})]
-        ways = ways_in(list(map(str, group)))
+        ways = sorted(ways_in(list(map(str, group))))
         every = f"attributes.status = 'FINISHED' and {Tag.HEAD.column} != ''"
         prepared = {ALL_KEY: ("all runs", comparison_view(every, tags, ways))}
         key, sweep, study = ALL_KEY, common_value(group, "sweep"), common_value(group, Tag.STUDY.column)

@@ -164,7 +164,9 @@ def _screenshot(page: Page, request: pytest.FixtureRequest, address: str, name: 
     image.resize((1000, round(1000 * image.height / image.width)), Image.Resampling.LANCZOS).save(path, quality=80)
 
 
-WAY_METRICS = {mode: [f"size/{way.name}/{mode}/accuracy" for way in WAYS] for mode in ("resize", "canvas")}
+WAY_METRICS = {
+    mode: [f"size/{name}/{mode}/accuracy" for name in sorted(way.name for way in WAYS)] for mode in ("resize", "canvas")
+}
 CHART_TITLES = [
     *("size/resize/accuracy", "size/canvas/accuracy", "size/seen_fraction"),
     *("test/accuracy", "params/total", "params/total vs. test/accuracy"),
