@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import mlflow
 import pandas as pd
-from mlflow.exceptions import MlflowException
 
 from pipeline.common.names import QUESTION, File, Param, Tag, size_tag, ways_in
 from pipeline.comparison.arms import arm_params, common_value, size_verdicts, varied_params
 from pipeline.heads.verdict import LEGEND
 from pipeline.tracking.queries import sweep_filter
+from pipeline.tracking.store import tried_twice
 from pipeline.tracking.views import (
     artifact_link,
     comparison_view,
@@ -101,23 +102,15 @@ def publish_views(runs: pd.DataFrame) -> list[View]:
                 comparison_view(sweep_filter(sweep), tags, ways, averaged),
             )
         for view_key, (title, state) in prepared.items():
-            _set_tag(client, experiment_id, *view_tag(view_key, title, state))
+            tried_twice(partial(client.set_experiment_tag, experiment_id, *view_tag(view_key, title, state)))
         first_views.append(View(experiment_id, experiment.name, key, prepared[key][0]))
         if key == ALL_KEY and DESCRIPTION_END in experiment.tags.get(Tag.DESCRIPTION, ""):
             continue  # A single run does not take a study's place.
         text = _description(
             experiment_id, key, prepared[key][0], common_value(group, Param.QUESTION.column), experiment.tags
         )
-        _set_tag(client, experiment_id, Tag.DESCRIPTION, text)
+        tried_twice(partial(client.set_experiment_tag, experiment_id, Tag.DESCRIPTION, text))
     return first_views
-
-
-def _set_tag(client: mlflow.MlflowClient, experiment_id: str, key: str, value: str) -> None:
-    try:
-        client.set_experiment_tag(experiment_id, key, value)
-    except MlflowException:
-        # Of two processes that set a tag for the first time at once, MLflow fails one; then it is there to be changed.
-        client.set_experiment_tag(experiment_id, key, value)
 
 
 def prepared_views() -> list[View]:

@@ -41,7 +41,7 @@ from pipeline.tracking.identity import RunIdentity
 from pipeline.tracking.queries import membership
 from pipeline.tracking.resume import recorded_experiment, unfinished_run
 from pipeline.tracking.server.replicate import following
-from pipeline.tracking.store import log_datasets
+from pipeline.tracking.store import tried_twice
 from pipeline.tracking.views import artifact_address, shortened
 from pipeline.training.fit import Fit
 from pipeline.training.pairing import Pairing
@@ -76,7 +76,7 @@ def start_run(identity: RunIdentity, composed: str, data: Data) -> Iterator[RunR
             mlflow.log_text(composed, File.CONFIG)
             if interrupted is None or not interrupted.inputs.dataset_inputs:
                 for split, context in ((data.train_split, "training"), (data.test_split, "testing")):
-                    log_datasets(partial(mlflow.log_input, _mlflow_dataset(data.facts, split), context))
+                    tried_twice(partial(mlflow.log_input, _mlflow_dataset(data.facts, split), context))
         yield RunRecord(experiment_id, run.info.run_id, tags, interrupted)
 
 

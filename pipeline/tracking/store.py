@@ -153,12 +153,13 @@ def experiment_id(client: MlflowClient, name: str, artifact_location: str | None
     return experiment.experiment_id
 
 
-def log_datasets(log: Callable[[], None]) -> None:
-    """Calls what logs datasets, and once more if that fails.
+def tried_twice(write: Callable[[], None]) -> None:
+    """Calls what writes to MLflow, and once more if that fails.
 
-    Of two processes that are the first to log a dataset in an experiment, MLflow fails one, which finds it then.
+    Of two processes that are the first to log a dataset in an experiment, or to set a tag of it, MLflow fails one, which
+    finds it then.
     """
     try:
-        log()
+        write()
     except MlflowException:
-        log()
+        write()

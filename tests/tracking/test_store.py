@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from pipeline.common.errors import ConfigError, UserError
 from pipeline.tracking.settings import Tracking
-from pipeline.tracking.store import experiment_id, log_datasets, open_store, server_address
+from pipeline.tracking.store import experiment_id, open_store, server_address, tried_twice
 from tests.conftest import HANG_SECONDS
 from tests.program.servers import free_port
 
@@ -34,7 +34,7 @@ def _use(start: Barrier, directory: Path, number: int) -> None:
         with mlflow.start_run(experiment_id=experiment):
             mlflow.log_metric("value", number)
             start.wait(timeout=HANG_SECONDS)
-            log_datasets(partial(mlflow.log_input, dataset, "training"))
+            tried_twice(partial(mlflow.log_input, dataset, "training"))
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ class RunCopy:
         copy_id = self.update()
         run, copy = self._source.get_run(self._run_id), self._target.get_run(copy_id)
         if run.inputs.dataset_inputs and not copy.inputs.dataset_inputs:
-            store.log_datasets(partial(self._target.log_inputs, copy_id, run.inputs.dataset_inputs))
+            store.tried_twice(partial(self._target.log_inputs, copy_id, run.inputs.dataset_inputs))
         if self._source.list_artifacts(self._run_id):
             self._target.log_artifacts(copy_id, self._source.download_artifacts(self._run_id, ""))
         for output in run.outputs.model_outputs if run.outputs else []:
