@@ -27,7 +27,7 @@ class DiskFullError(UserError):
     """There is no room left on a disk, or in a quota.
 
     Args:
-        error: What says so (see `is_full`).
+        error: What says so (see `is_disk_full`).
         places: Directories to look at: of each of their disks, the message tells the room.
         remedy: The setting that leads elsewhere.
     """

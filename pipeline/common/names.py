@@ -12,7 +12,16 @@ from enum import StrEnum
 from pipeline.common.condition import Mode
 
 
-class Tag(StrEnum):
+class Recorded(StrEnum):
+    """Base of the names that MLflow has of a run."""
+
+    @property
+    def column(self) -> str:
+        """Its column in a table of runs, where MLflow writes the kind before the name: `tags.head` of `Tag.HEAD`."""
+        return f"{type(self).__name__.lower()}s.{self}"
+
+
+class Tag(Recorded):
     """Tags of a run."""
 
     HEAD = "head"
@@ -44,13 +53,8 @@ class Tag(StrEnum):
     DESCRIPTION = "mlflow.note.content"
     """Of an experiment or a run: Markdown that its page shows."""
 
-    @property
-    def column(self) -> str:
-        """Its column in a table of runs."""
-        return f"tags.{self}"
 
-
-class Metric(StrEnum):
+class Metric(Recorded):
     """Metrics of a run; those of other sizes have the height in pixels as their step."""
 
     TRAIN_ACCURACY = "train/accuracy"
@@ -70,13 +74,8 @@ class Metric(StrEnum):
     SIZE_PX = "size/px"
     SEEN_FRACTION = "size/seen_fraction"
 
-    @property
-    def column(self) -> str:
-        """Its column in a table of runs."""
-        return f"metrics.{self}"
 
-
-class Param(StrEnum):
+class Param(Recorded):
     """Params of a run that are no setting under its dotted name."""
 
     HEAD = "head"
@@ -91,11 +90,6 @@ class Param(StrEnum):
     TRAIN_EXAMPLES = "train_examples"
     VALIDATION_EXAMPLES = "validation_examples"
     TEST_EXAMPLES = "test_examples"
-
-    @property
-    def column(self) -> str:
-        """Its column in a table of runs."""
-        return f"params.{self}"
 
 
 class File(StrEnum):
@@ -126,7 +120,7 @@ ANSWERS = "answers."
 INDIFFERENT = (
     *("tracking.", "launch.", "statistics.", "output_dir", "question", "rerun", "training.checkpoint_seconds"),
     *("dataset.data_dir", "dataset.path"),  # What lies there counts by its digest.
-    *("image_height", "image_width"),  # The same as `image_size`, in numbers.
+    *(Param.IMAGE_HEIGHT, Param.IMAGE_WIDTH),  # The same as `image_size`, in numbers.
 )
 """Settings, or beginnings of their names, that change no run's result: they tell neither runs nor arms apart."""
 SWEEP = "sweep."

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.common.names import Param
+
 Size = tuple[int, int]
 """Height and width, of an image in pixels or of a feature map in cells."""
 NATURAL = "natural, about "
@@ -54,7 +56,8 @@ class TrainedSize:
 
     def params(self) -> dict[str, str | int]:
         """What a run records of it; the text is for people, `recorded_size` reads the numbers."""
-        return {"image_size": str(self), "image_height": self.reference[0], "image_width": self.reference[1]}
+        height, width = self.reference
+        return {Param.IMAGE_SIZE: str(self), Param.IMAGE_HEIGHT: height, Param.IMAGE_WIDTH: width}
 
 
 def recorded_size(params: Mapping[str, str | None]) -> TrainedSize | None:
@@ -62,10 +65,10 @@ def recorded_size(params: Mapping[str, str | None]) -> TrainedSize | None:
 
     Runs of before 2026-11-26 have the text alone.
     """
-    text = params.get("image_size")
+    text = params.get(Param.IMAGE_SIZE)
     if not isinstance(text, str):
         return None
-    height, width = params.get("image_height"), params.get("image_width")
+    height, width = params.get(Param.IMAGE_HEIGHT), params.get(Param.IMAGE_WIDTH)
     if not (isinstance(height, str) and isinstance(width, str)):
         height, _, width = text.removeprefix(NATURAL).partition("×")
     if not (height.isdigit() and width.isdigit()):

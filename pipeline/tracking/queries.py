@@ -42,7 +42,7 @@ def whole_trainings(sweep: str, dataset: str, epochs: int) -> list[list[float]]:
     """Validation accuracies, epoch by epoch, of the finished runs of a sweep so far that were not pruned.
 
     Args:
-        sweep: The tag of its runs.
+        sweep: Its name.
         dataset: TFDS name; runs on others are left out.
         epochs: The same for those that were to have another number of epochs.
     """
