@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+AS_IS = ""
+"""The model as it was trained, beside the names of the ways to run it."""
+
 
 class Mode(Enum):
     """How an image of another size is made; the value names the mode in metrics, columns and files.
@@ -36,12 +39,12 @@ class Condition:
     Attributes:
         mode: How the images are made; None for the test images as they are, at the training size.
         height: Of the images in pixels; 0 for the test images as they are.
-        way: Name of the way that the model is run in; empty for the model as it is.
+        way: Name of the way that the model is run in, or `AS_IS`.
     """
 
     mode: Mode | None = None
     height: int = 0
-    way: str = ""
+    way: str = AS_IS
 
     def __str__(self) -> str:
         """`test`, `resize_035px` or `resize_035px.global_pool`, as columns are named."""
@@ -59,7 +62,7 @@ class Condition:
         if match is None:
             return None
         mode = next(mode for mode in Mode if mode.value == match[1])
-        return cls(mode, int(match[2]), match[3] or "")
+        return cls(mode, int(match[2]), match[3] or AS_IS)
 
     def words(self, native: str) -> str:
         """`28 px`, or `35 px, resized`; `native` is what to say of the training size."""
@@ -75,6 +78,6 @@ TEST = Condition()
 """The test images as they are."""
 
 
-def at_height(mode: Mode, height: int, test_height: int | None, way: str = "") -> Condition:
+def at_height(mode: Mode, height: int, test_height: int | None, way: str = AS_IS) -> Condition:
     """The condition of images of a height in pixels; `TEST` where that is the height of the test images."""
     return TEST if height == test_height else Condition(mode, height, way)

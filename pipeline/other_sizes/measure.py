@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.common.condition import Mode
+from pipeline.common.condition import AS_IS, Mode
 from pipeline.common.size import Size, size_text
 from pipeline.data.batches import Data
 from pipeline.data.tf_data import resize
@@ -28,9 +28,6 @@ from pipeline.other_sizes.settings import SizeProbe
 from pipeline.other_sizes.take_apart import take_apart
 from pipeline.other_sizes.ways import ways_for
 from pipeline.other_sizes.ways.base import MapWay
-
-AS_IS = ""
-"""The model as it was trained, beside the names of the ways."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,11 @@ class MeasuredSize:
     reason: str
     as_is: Predictions = Predictions()
     ways: Mapping[str, Predictions] = field(default_factory=dict)
+
+    @property
+    def predictions(self) -> dict[str, Predictions]:
+        """Of the model as it is, under `AS_IS`, and of the ways."""
+        return {AS_IS: self.as_is, **self.ways}
 
 
 def measure_sizes(

@@ -35,7 +35,7 @@ from pipeline.data.batches import Data
 from pipeline.data.facts import DatasetFacts
 from pipeline.data.splits import ImageSplit
 from pipeline.models.cost import Cost
-from pipeline.other_sizes.measure import AS_IS, MeasuredSize
+from pipeline.other_sizes.measure import MeasuredSize
 from pipeline.other_sizes.plan import PlannedSize
 from pipeline.tracking.identity import RunIdentity
 from pipeline.tracking.queries import membership
@@ -210,9 +210,8 @@ class RunRecord:
         tags = [entities.RunTag(MLFLOW_LOGGED_ARTIFACTS, json.dumps([{"path": File.SIZE_TABLE, "type": "table"}]))]
         for plan, result in zip(planned, measured, strict=True):
             height, width = result.size
-            predictions = {AS_IS: result.as_is, **result.ways}
             accuracies = {
-                (way, mode): predicted.accuracy(mode) for way, predicted in predictions.items() for mode in Mode
+                (way, mode): predicted.accuracy(mode) for way, predicted in result.predictions.items() for mode in Mode
             }
             values: dict[str, float] = {
                 Metric.SIZE_PX: height,
@@ -316,7 +315,7 @@ def _size_predictions(measured: Sequence[MeasuredSize], labels: np.ndarray) -> p
     columns = {
         str(Condition(mode, result.size[0], way)): classes
         for result in measured
-        for way, predictions in ((AS_IS, result.as_is), *result.ways.items())
+        for way, predictions in result.predictions.items()
         for mode, classes in predictions.classes.items()
     }
     probed = labels[: len(next(iter(columns.values())))]

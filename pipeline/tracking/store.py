@@ -156,8 +156,8 @@ def experiment_id(client: MlflowClient, name: str, artifact_location: str | None
 def tried_twice(write: Callable[[], None]) -> None:
     """Calls what writes to MLflow, and once more if that fails.
 
-    Of two processes that are the first to log a dataset in an experiment, or to set a tag of it, MLflow fails one, which
-    finds it then.
+    Of two processes that are the first to log a dataset in an experiment, or to set a tag of it, MLflow fails one,
+    which finds it then.
     """
     try:
         write()

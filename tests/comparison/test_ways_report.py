@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.common.condition import TEST, Condition, Mode
+from pipeline.common.condition import AS_IS, TEST, Condition, Mode
 from pipeline.comparison.analysis import Group, analyse
 from pipeline.comparison.report.figures import figures
 from pipeline.comparison.report.markdown import markdown_page
 from pipeline.comparison.report.report import make_report
-from pipeline.comparison.report.ways import AS_IS, best_ways_table, choices, ways_figure, ways_table, ways_tables
+from pipeline.comparison.report.ways import best_ways_table, choices, ways_figure, ways_table, ways_tables
 from pipeline.other_sizes.ways import WAYS
 from tests.comparison.studies import STATISTICS, lines_of, page_of, right_answers, run_row
 

@@ -10,15 +10,12 @@ from typing import Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.common.condition import Condition, Mode, at_height
+from pipeline.common.condition import AS_IS, Condition, Mode, at_height
 from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import Arm
 from pipeline.comparison.estimates import Bootstrap, Estimate, estimate
 from pipeline.comparison.report.tables import Table, accuracy_text, interval_text
 from pipeline.comparison.settings import Statistics
-
-AS_IS = ""
-"""The way of a model that is run in no other."""
 
 
 class WayStyle(Protocol):
