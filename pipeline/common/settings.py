@@ -53,6 +53,16 @@ class Settings:
         rule = f"must be at least {minimum}" if value < minimum else "must be less than 2³¹"
         self.require(name, minimum <= value < LIMIT, rule, example=example)
 
+    def require_image_size(self, name: str, example: str) -> None:
+        """Raises `ConfigError` unless a setting is null or the height and width of an image in pixels."""
+        value = getattr(self, name)
+        self.require(
+            name,
+            value is None or (len(value) == 2 and all(map(is_side, value))),
+            "must be null or [height, width], each from 1 to 65,535 px",
+            example=example,
+        )
+
     def require_plain_name(self, name: str) -> None:
         """Raises `ConfigError` if a setting, a name or null, could be taken for more in a path or in a query."""
         value = getattr(self, name)

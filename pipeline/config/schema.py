@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from pipeline.common.errors import suggestion
-from pipeline.common.settings import Settings, is_side
+from pipeline.common.settings import Settings
 from pipeline.comparison.settings import Statistics
 from pipeline.config.launch import Launch
 from pipeline.config.paths import absolute
@@ -183,12 +183,7 @@ class ConvertConfig(InOutputDir):
             f"there is no such way; there are {', '.join(names)}",
             suggestion(self.way or "", names) or "Leave it out to see which the model allows.",
         )
-        self.require(
-            "image_size",
-            self.image_size is None or (len(self.image_size) == 2 and all(map(is_side, self.image_size))),
-            "must be null or [height, width], each from 1 to 65,535 px",
-            example="[28,28]",
-        )
+        self.require_image_size("image_size", "[28,28]")
         self.require("tolerance", 0 < self.tolerance < 1, "must lie in (0, 1)", example=1e-5)
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from pipeline.common.settings import Settings, is_side
+from pipeline.common.settings import Settings
 
 
 class Cache(Enum):
@@ -59,12 +59,7 @@ class Dataset(Settings):
 
     def __post_init__(self) -> None:
         self.require("validation_fraction", 0.0 <= self.validation_fraction < 1.0, "must lie in [0, 1)", example=0.1)
-        self.require(
-            "image_size",
-            self.image_size is None or (len(self.image_size) == 2 and all(map(is_side, self.image_size))),
-            "must be null or [height, width], each from 1 to 65,535 px",
-            example="[64,64]",
-        )
+        self.require_image_size("image_size", "[64,64]")
         self.require(
             "version",
             self.version is None or re.fullmatch(r"(\d+|\*)(\.(\d+|\*)){2}", self.version) is not None,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import functools
-import hashlib
 from pathlib import Path
+
+from pipeline.common.digest import digest_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 COMPUTES = ("common", "data", "heads", "models", "other_sizes", "training", "run.py")
 """The rooms whose code takes part in a run's result, and the run itself."""
-SAYS = ("require", "require_at_least", "error")
+SAYS = ("require", "require_at_least", "require_image_size", "error")
 """Methods and functions that are given sentences for people."""
 
 
@@ -24,13 +25,13 @@ def code_digest(package: Path = PACKAGE) -> str:
     Args:
         package: Directory of the package.
     """
-    digest = hashlib.sha256()
+    parts = []
     for name in COMPUTES:
         place = package / name
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(path.relative_to(package).as_posix().encode())
-            digest.update(ast.dump(_Silent().visit(ast.parse(path.read_bytes()))).encode())
-    return digest.hexdigest()[:32]
+            tree = _Silent().visit(ast.parse(path.read_bytes()))
+            parts += [path.relative_to(package).as_posix(), ast.dump(tree)]
+    return digest_of(*parts)
 
 
 class _Silent(ast.NodeTransformer):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.common.digest import digest_of
 from pipeline.common.names import INDIFFERENT, Param
 from pipeline.tracking.code_digest import code_digest
 from pipeline.tracking.settings import Tracking
@@ -71,4 +72,4 @@ def run_key(settings: Mapping[str, Any], weights: Path | None, data: Data) -> st
         "data": [data.facts.version, data.train_split.digest, data.test_split.digest],
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return digest_of(json.dumps(identity, sort_keys=True, default=str))
