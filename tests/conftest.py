@@ -84,6 +84,17 @@ def start_program(
     )
 
 
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """Waits for a line that holds a text; returns all that a process of `start_program` has printed up to it."""
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if text in line:
+            return printed
+    pytest.fail(f"{text!r} was not printed, but {printed}")
+
+
 @contextmanager
 def standing_still(process: subprocess.Popen[str], store: Path) -> Iterator[None]:
     """Within the block a process does nothing, so that it is no race what happens first; it holds no lock of its store.

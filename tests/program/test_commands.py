@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import HANG_SECONDS, ROOT, run_program, start_program
+from tests.conftest import HANG_SECONDS, ROOT, read_until, run_program, start_program
 
 WRONG = [
     # what is typed, what the message begins with
@@ -118,10 +118,7 @@ def test_a_plan_of_a_study_litters_nothing_but_output_dir(tmp_path: Path) -> Non
 )
 def test_stopping_a_run_marks_it_killed(sent: signal.Signals, exit_code: int, tmp_path: Path) -> None:
     process = start_program("pipeline.train", "training.epochs=1000", cwd=tmp_path, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "epoch 2/" in line:
-            break
+    read_until(process, "epoch 2/")
     process.send_signal(sent)
     _, stderr = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == exit_code

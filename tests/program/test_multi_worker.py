@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from pipeline.common.digest import digest_of
 from pipeline.common.errors import ConfigError
 from pipeline.training.multi_worker import check_last_step, connect
-from tests.conftest import HANG_SECONDS, run_program, start_program, typed
+from tests.conftest import HANG_SECONDS, read_until, run_program, start_program, typed
 from tests.program.cluster.ports import free_ports
 
 TRAINING = ["training.strategy=multi_worker", "launch.threads=1", "size_probe.ways=[]"]
@@ -87,10 +87,7 @@ def test_two_ranks_end_with_the_same_weights_and_the_accuracy_of_one_process(tmp
 def test_after_a_killed_rank_the_others_end_and_the_same_command_goes_on(tmp_path: Path) -> None:
     arguments = ["training.epochs=12", "training.checkpoint_seconds=0"]
     first, second = _start(tmp_path, *arguments)
-    assert first.stdout is not None
-    for line in first.stdout:
-        if "epoch 3/12  accuracy" in line:
-            break
+    read_until(first, "epoch 3/12  accuracy")
     second.kill()
     output, _ = first.communicate(timeout=HANG_SECONDS)
     assert first.returncode == 2

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.tracking.queries import sweeps
-from tests.conftest import HANG_SECONDS, run_program, standing_still, start_program
+from tests.conftest import HANG_SECONDS, read_until, run_program, standing_still, start_program
 from tests.program.servers import PATIENCE, PATIENT, TRACKING_SERVER, Proxy, free_port, running, start, stop
 
 pytestmark = pytest.mark.slow
@@ -213,10 +213,7 @@ def _first_machine_at_work(tmp_path: Path, epochs: int) -> Iterator[tuple[str, s
             stderr=subprocess.STDOUT,
             environment=PATIENCE,
         )
-        assert first.stdout is not None
-        for line in first.stdout:
-            if f"epoch 2/{epochs}" in line:
-                break
+        read_until(first, f"epoch 2/{epochs}")
         while not MlflowClient(uri).search_experiments(filter_string="name = 'digits'") or not _runs(uri):
             assert first.poll() is None
             time.sleep(0.1)
@@ -244,12 +241,7 @@ def test_two_machines_with_one_server_train_a_run_once(tmp_path: Path) -> None:
                 stderr=subprocess.STDOUT,
                 environment=PATIENCE,
             )
-            assert second.stdout is not None
-            output = ""
-            for line in second.stdout:
-                output += line
-                if "waiting for it to end" in line:
-                    break
+            output = read_until(second, "waiting for it to end")
         first.communicate(timeout=HANG_SECONDS)
         output += second.communicate(timeout=HANG_SECONDS)[0]
         assert (first.returncode, second.returncode) == (0, 0), output

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.tracking.queries import sweeps
-from tests.conftest import HANG_SECONDS, run_program, standing_still, start_program
+from tests.conftest import HANG_SECONDS, read_until, run_program, standing_still, start_program
 
 HEADS = ("flatten_dense", "average_pool", "global_average_pool")
 
@@ -41,14 +41,6 @@ def _points(run: Run) -> dict[str, list[tuple[int, str]]]:
         name: sorted((point.step, repr(point.value)) for point in client.get_metric_history(run.info.run_id, name))
         for name in names
     }
-
-
-def _wait_for(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if text in line:
-            return
-    pytest.fail(f"{text!r} was not printed")
 
 
 def test_a_finished_study_is_not_trained_again_unless_asked_for(tiny_study: Path, tmp_path: Path) -> None:
@@ -90,7 +82,7 @@ def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> Non
         directory = tmp_path / number.name
         directory.mkdir()
         process = start_program("pipeline.train", *arguments, cwd=directory, stderr=subprocess.STDOUT)
-        _wait_for(process, f"epoch 2/{EPOCHS}")
+        read_until(process, f"epoch 2/{EPOCHS}")
         process.send_signal(number)
         process.communicate(timeout=HANG_SECONDS)
         assert process.returncode == code
@@ -113,10 +105,10 @@ def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> Non
 def test_two_processes_share_one_run(tmp_path: Path) -> None:
     arguments = [f"training.epochs={EPOCHS}", "size_probe.ways=[]"]
     first = start_program("pipeline.train", *arguments, cwd=tmp_path, stderr=subprocess.STDOUT)
-    _wait_for(first, f"epoch 1/{EPOCHS}")
+    read_until(first, f"epoch 1/{EPOCHS}")
     with standing_still(first, tmp_path / "outputs" / "mlflow.db"):
         second = start_program("pipeline.train", *arguments, cwd=tmp_path, stderr=subprocess.STDOUT)
-        _wait_for(second, "waiting for it to end")
+        read_until(second, "waiting for it to end")
     outputs = [process.communicate(timeout=HANG_SECONDS)[0] for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], outputs
     (run,) = _runs(tmp_path)

@@ -34,7 +34,7 @@ from pipeline.data import decoded, source
 from pipeline.data.settings import Cache, Dataset
 from pipeline.data.splits import DecodedSplit
 from pipeline.models.keras_file import saved_model
-from tests.conftest import HANG_SECONDS, ROOT, run_program, standing_still, start_program
+from tests.conftest import HANG_SECONDS, ROOT, read_until, run_program, standing_still, start_program
 
 MEGABYTES = 24
 """Of the small disk."""
@@ -314,12 +314,7 @@ def test_a_run_goes_on_once_there_is_room(
 def test_a_run_goes_on_after_the_disk_got_full_in_the_middle(place: Path, outputs: Path, small_disk: SmallDisk) -> None:
     _move(outputs, small_disk)
     process = start_program("pipeline.train", *RUN, "seed=0", cwd=place, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    before = ""
-    for line in process.stdout:
-        before += line
-        if "epoch 1/2" in line:
-            break
+    before = read_until(process, "epoch 1/2")
     with standing_still(process, outputs / "mlflow.db"):
         small_disk.fill()
     stdout, stderr = process.communicate(timeout=HANG_SECONDS)
