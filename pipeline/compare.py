@@ -13,30 +13,34 @@ from pipeline.config import CompareConfig, absolute, to_typed
 def main(composed: DictConfig) -> None:
     """Composes, finds the runs, and shows them."""
     config = to_typed(composed, CompareConfig)
-    if config.snapshot is None:
+    if not config.snapshots:
         config.tracking.require_results(config.output_path)  # Before what takes seconds to import.
-    from pipeline.study.conclude import conclude, conclude_snapshot, finished
+    from pipeline.study.conclude import conclude, conclude_snapshots, conclude_studies, finished
     from pipeline.tracking.queries import newest_runs, runs_of_sweep, studies
     from pipeline.tracking.store import open_store
 
-    if config.snapshot is not None:
-        conclude_snapshot(absolute(config.snapshot), config.statistics, config.output_path)
+    if config.snapshots:
+        conclude_snapshots(list(map(absolute, config.snapshots)), config.statistics, config.asks, config.output_path)
         return
-    assert config.study is not None
     open_store(config.tracking, config.output_path, create=False)
-    runs = newest_runs(config.study) if config.sweep is None else runs_of_sweep(config.sweep)
-    if runs.empty:
-        known = studies()
-        raise ConfigError(
-            "study" if config.sweep is None else "sweep",
-            config.study if config.sweep is None else config.sweep,
-            "no run was recorded under this name",
-            f"Recorded studies: {', '.join(known) or 'none'}. {suggestion(config.study, known)}".strip(),
-        )
-    ended = finished(runs)
-    if ended.empty:
-        raise UserError(f"study={config.study}: none of its {len(runs)} runs has finished yet.")
-    conclude(ended, config.statistics, config.tracking, config.output_path)
+    ended = []
+    for study in config.studies:
+        runs = newest_runs(study) if config.sweep is None else runs_of_sweep(config.sweep)
+        if runs.empty:
+            known = studies()
+            raise ConfigError(
+                "study" if config.sweep is None else "sweep",
+                study if config.sweep is None else config.sweep,
+                "no run was recorded under this name",
+                f"Recorded studies: {', '.join(known) or 'none'}. {suggestion(study, known)}".strip(),
+            )
+        ended.append(finished(runs))
+        if ended[-1].empty:
+            raise UserError(f"study={study}: none of its {len(runs)} runs has finished yet.")
+    if len(ended) == 1:
+        conclude(ended[0], config.statistics, config.asks, config.tracking, config.output_path)
+        return
+    conclude_studies(ended, config.studies, config.statistics, config.asks, config.output_path)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ class Tag(Recorded):
     """Of a run that did not finish: why."""
     REPORT = "report"
     """Of a run that is the report on a study: the study's name."""
+    LOOKS = "looks"
+    """Of such a run: the calls of the study that it was made for, the oldest first."""
     SOURCE = "recorded_as"
     """Of a run on a server: its id in the store that it was copied from."""
     REPLICATED = "delivered"
@@ -76,7 +78,7 @@ class Metric(Recorded):
 
 
 class Param(Recorded):
-    """Params of a run that are no setting under its dotted name."""
+    """Params of a run that the program reads back; those without a dot are no settings but what they come to."""
 
     HEAD = "head"
     DATASET = "dataset"
@@ -84,6 +86,10 @@ class Param(Recorded):
     SEED = "seed"
     ARM = "arm"
     QUESTION = "question"
+    ASKS_ABOUT = "asks.about"
+    ASKS_OVER = "asks.over"
+    ASKS_PRIMARY = "asks.primary"
+    TRAINING_SIZES = "training.sizes"
     IMAGE_SIZE = "image_size"
     IMAGE_HEIGHT = "image_height"
     IMAGE_WIDTH = "image_width"
@@ -118,7 +124,7 @@ PAIRING_TAGS = (Tag.SPLIT, Tag.BATCHES, Tag.INITIAL_BACKBONE)
 ANSWERS = "answers."
 """Before the name of a condition: the column of what a run got right under it."""
 INDIFFERENT = (
-    *("tracking.", "launch.", "statistics.", "output_dir", "question", "rerun", "training.checkpoint_seconds"),
+    *("tracking.", "launch.", "statistics.", "asks.", "output_dir", "question", "rerun", "training.checkpoint_seconds"),
     *("dataset.data_dir", "dataset.path"),  # What lies there counts by its digest.
     *(Param.IMAGE_HEIGHT, Param.IMAGE_WIDTH),  # The same as `image_size`, in numbers.
 )

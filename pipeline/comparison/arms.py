@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from pipeline.common.condition import Condition
 from pipeline.common.names import ANSWERS, INDIFFERENT, PAIRING_TAGS, Param, Tag, size_of_tag
@@ -44,6 +45,18 @@ class Arm:
     def ways(self) -> tuple[str, ...]:
         """Ways other than as it is in which the models were run at other sizes, in the order of their measurement."""
         return tuple(dict.fromkeys(condition.way for condition in self.answers if condition.way))
+
+    @property
+    def training_sizes(self) -> list[int]:
+        """Heights in pixels that it was trained at, ascending; none where that is the size of the dataset alone."""
+        recorded = self.runs.iloc[0].get(Param.TRAINING_SIZES.column)
+        sizes = yaml.safe_load(recorded) if isinstance(recorded, str) else None
+        return sorted(sizes) if isinstance(sizes, list) else []
+
+    def share_right(self, condition: Condition) -> float | None:
+        """Mean accuracy under a condition, with a single seed too; None where there is none."""
+        found = self.answers.get(condition)
+        return None if found is None else float(found.mean())
 
     def curve(
         self, conditions: Sequence[Condition], confidence: float
@@ -160,7 +173,12 @@ def common_value(runs: pd.DataFrame, column: str) -> str | None:
 def arm_or_head(runs: pd.DataFrame) -> pd.Series:
     """The name of each run's arm, or of its head where the study has no arms."""
     heads = runs[Tag.HEAD.column]
-    return runs[Param.ARM.column].where(runs[Param.ARM.column] != "None", heads) if Param.ARM.column in runs else heads
+    return runs[Param.ARM.column].where(_has_arm(runs), heads) if Param.ARM.column in runs else heads
+
+
+def _has_arm(runs: pd.DataFrame) -> pd.Series:
+    """Whether each run has an arm; MLflow writes a null as a text, and a study without arms may have no value."""
+    return runs[Param.ARM.column].notna() & (runs[Param.ARM.column] != "None")
 
 
 def result_settings(runs: pd.DataFrame) -> list[str]:
@@ -181,7 +199,7 @@ def varied_params(runs: pd.DataFrame) -> list[str]:
 
 def arm_params(runs: pd.DataFrame) -> list[str]:
     """Which of the params arm and head it takes to tell the arms of a study apart."""
-    named = runs[Param.ARM.column] != "None" if Param.ARM.column in runs else runs[Tag.HEAD.column].isna()
+    named = _has_arm(runs) if Param.ARM.column in runs else runs[Tag.HEAD.column].isna()
     several = runs.groupby(arm_or_head(runs))[Tag.HEAD.column].nunique().max() > 1
     needed = {Param.ARM: bool(named.any()), Param.HEAD: bool(several or not named.all())}
     return [str(param) for param, is_needed in needed.items() if is_needed]

@@ -5,33 +5,37 @@ A study is a table of right and wrong answers, seeds × test images, for each ar
 alone about these trainings.
 
 Model: x[s, i] = mean + seed effect + image effect + rest, with S seeds and N images, crossed, since all seeds answer
-the same images. The variance of the mean of all cells is σ²(seed) / S + σ²(image) / N + σ²(rest) / (S·N).
+the same images. The variance of the mean of all cells is σ²(seed) / S + σ²(image) / N + σ²(rest) / (S·N). The mean
+squares of the two-way layout estimate it in two parts:
 
-- It is estimated from the mean squares of the two-way layout, which is (MS_seed + MS_image − MS_rest) / (S·N), with
-  Satterthwaite's degrees of freedom (1946, Biometrics Bulletin 2(6)).
-- The two-level bootstrap that resamples seeds and images (Owen 2007, Annals of Applied Statistics 1(2), "pigeonhole
-  bootstrap") gives the shape of the distribution. Its spread is off: σ²(seed) comes out too small by (S − 1) / S, and
-  σ²(rest) three times too large.
-- So its deviations are scaled to the standard error above, and its quantiles are taken further out by Student's t, as
-  Hesterberg (2015, The American Statistician 69(4)) does for small samples.
+- MS_seed / (S·N), for seeds and rest, from as few values as there are seeds: it takes Student's t with S − 1 degrees of
+  freedom, whatever its size. Three seeds that happen to agree are still three. It is the t test over the seeds' means.
+  MS_rest / (S·N) would be left if seeds made no difference; with so many cells it is known, so the normal distribution
+  gives its share. Seeds can only add to that, so the larger of the two counts.
+- (MS_image − MS_rest) / (S·N), for the images. Its degrees of freedom are about N, so it takes the normal distribution.
+  A few disagreements show too little of what other images would do, and none would show certainty. So two images are
+  added to it, one for each sign, as Agresti and Min do for paired answers (2005, Statistics in Medicine 24(5)): a
+  variance of 2 / N², less what the rest accounts for already. Without a disagreement, the interval then reaches
+  2.8 / N to both sides.
+
+Half the width of an interval is the root of the sum of both squares, each with its own quantile. Satterthwaite's single
+degree of freedom would be estimated from the same few seeds, and is too large when their variance is too small.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri, stdtrit
+from scipy.stats import beta
 
-MAX_SEEDS = 1000
-"""More seeds than this nobody will train: "no number of seeds would settle it"."""
-TAIL_RESAMPLES = 10
-"""Resamples beyond a quantile that are needed to trust it."""
-CHUNK = 512
-"""Resamples that are taken at a time, to bound memory."""
+UNSEEN_IMAGES = 2.0
+"""Images that are added to the variance, one on which A alone is right and one on which B alone is."""
+FARTHEST = 20.0
+"""Standard deviations that no p value goes beyond: 3e-89. From 27 on, SciPy's quantiles of Student's t are wrong."""
 
 
 @dataclass(frozen=True)
@@ -40,110 +44,71 @@ class Estimate:
 
     Attributes:
         mean: Over all cells.
-        standard_error: Of the mean, over seeds and images.
-        degrees_of_freedom: Of that standard error; infinite where it is 0.
-        variance_seed: Estimate of σ²(seed), at least 0; the only part that more images do not make smaller.
-        variance_image: Estimate of σ²(image), at least 0; the only part that more seeds do not make smaller.
-        variance_rest: Estimate of σ²(rest).
         seeds: S.
         images: N.
-        deviations: The bootstrap's deviations from the mean, scaled to `standard_error`; ascending, (resamples,).
+        seed_square: Mean square of the seeds, MS_seed.
+        image_square: Of the images, MS_image.
+        rest_square: Of the rest, MS_rest.
+        unseen_images: How many of difference 1 or −1 are added for the images that were not seen.
     """
 
     mean: float
-    standard_error: float
-    degrees_of_freedom: float
-    variance_seed: float
-    variance_image: float
-    variance_rest: float
     seeds: int
     images: int
-    deviations: np.ndarray
+    seed_square: float
+    image_square: float
+    rest_square: float
+    unseen_images: float = UNSEEN_IMAGES
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean, over seeds and images."""
+        return math.hypot(*self._parts(1.0, 1.0, self.seeds))
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Two-sided interval that holds the expected mean with so much confidence."""
-        tail = (1 - confidence) / 2
-        return self.mean - self._quantile(1 - tail), self.mean - self._quantile(tail)
+        half = self.half_width(confidence)
+        return self.mean - half, self.mean + half
+
+    def half_width(self, confidence: float, seeds: int | None = None) -> float:
+        """How far the interval reaches to each side; with another number of seeds, if the mean squares stay."""
+        return self._reach(-ndtri((1 - confidence) / 2), seeds or self.seeds)
 
     def p_above(self, bound: float) -> float:
-        """p value against "the expected mean is at most `bound`", one-sided."""
-        return self._tail(self.mean - bound)
+        """p value against "the expected mean is at most `bound`", one-sided: the tail beyond the widest interval that
+        leaves the bound out."""
+        distance = abs(self.mean - bound)
+        if self._reach(FARTHEST, self.seeds) <= distance:
+            steps = FARTHEST
+        else:
+            steps = brentq(lambda steps: self._reach(steps, self.seeds) - distance, 0.0, FARTHEST)
+        return float(ndtr(-steps if self.mean >= bound else steps))
 
     def p_below(self, bound: float) -> float:
         """p value against "the expected mean is at least `bound`", one-sided."""
-        return self._tail(bound - self.mean, mirrored=True)
+        return replace(self, mean=-self.mean).p_above(-bound)
 
-    def probability_above_zero(self) -> float:
-        """Share of the bootstrap distribution above zero, ties half; of a difference A − B, P(A > B)."""
-        values = self.mean + self.deviations
-        return float(np.mean(values > 0) + np.mean(values == 0) / 2)
+    def _reach(self, steps: float, seeds: int) -> float:
+        """Distance from the mean that is as improbable as `steps` standard deviations of a normal variable."""
+        return math.hypot(*self._parts(-float(stdtrit(seeds - 1, ndtr(-steps))), steps, seeds))
 
-    def _quantile(self, level: float) -> float:
-        """Of the deviations, at the level that Student's t asks for instead of the normal distribution."""
-        if self.standard_error == 0:
-            return 0.0
-        steps = t.ppf(level, self.degrees_of_freedom)
-        if self._too_far_out(norm.cdf(steps)):
-            return float(steps * self.standard_error)
-        return float(np.quantile(self.deviations, norm.cdf(steps)))
-
-    def _tail(self, distance: float, mirrored: bool = False) -> float:
-        """Probability that chance alone carries the mean so far beyond a bound."""
-        if self.standard_error == 0:
-            return 0.0 if distance > 0 else 1.0
-        deviations = -self.deviations[::-1] if mirrored else self.deviations
-        beyond = 1 - np.searchsorted(deviations, distance, side="left") / len(deviations)
-        if self._too_far_out(beyond):
-            beyond = norm.sf(distance / self.standard_error)
-        # The inverse of `_quantile`.
-        return float(t.sf(norm.isf(beyond), self.degrees_of_freedom))
-
-    def _too_far_out(self, level: float) -> bool:
-        """Whether too few resamples lie beyond a level to tell the shape there; the normal one is taken instead."""
-        return min(level, 1 - level) * len(self.deviations) < TAIL_RESAMPLES
+    def _parts(self, of_seeds: float, of_many: float, seeds: int) -> tuple[float, float]:
+        """Contributions of seeds and of images, given how many standard deviations either counts."""
+        cells = seeds * self.images
+        of_seeds = max(of_seeds * math.sqrt(self.seed_square / cells), of_many * math.sqrt(self.rest_square / cells))
+        # σ²(image) is what it is, however many seeds there are.
+        image = max(self.image_square - self.rest_square, 0.0) / (self.seeds * self.images)
+        unseen = max(self.unseen_images / self.images**2 - self.rest_square / cells, 0.0)
+        return of_seeds, of_many * math.sqrt(image + unseen)
 
 
-class Bootstrap:
-    """Draws of seeds and images, shared by all arms of a study so that their differences stay paired.
-
-    Args:
-        seeds: S.
-        images: N.
-        resamples: How many.
-        seed: Of the draws.
-    """
-
-    def __init__(self, seeds: int, images: int, resamples: int, seed: int = 0) -> None:
-        self._generator_seed = seed
-        self.seeds, self.images, self.resamples = seeds, images, resamples
-
-    def means(self, tables: Sequence[np.ndarray]) -> np.ndarray:
-        """Mean of each table (S, N) in each resample, (tables, resamples)."""
-        generator = np.random.default_rng(self._generator_seed)
-        stacked = np.concatenate([np.asarray(table, np.float32) for table in tables])  # (tables · S, N)
-        means = np.empty((len(tables), self.resamples))
-        for start in range(0, self.resamples, CHUNK):
-            size = min(CHUNK, self.resamples - start)
-            of_seeds = _weights(generator, size, self.seeds)
-            of_images = _weights(generator, size, self.images)
-            by_seed = (of_images @ stacked.T).reshape(size, len(tables), self.seeds)
-            means[:, start : start + size] = np.einsum("rts,rs->tr", by_seed, of_seeds)
-        return means
-
-
-def _weights(generator: np.random.Generator, resamples: int, count: int) -> np.ndarray:
-    """How often each of `count` things is drawn in `count` draws with replacement, over `count`; (resamples, count)."""
-    drawn = generator.integers(0, count, (resamples, count)) + count * np.arange(resamples)[:, np.newaxis]
-    times = np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count)
-    return (times / count).astype(np.float32)
-
-
-def estimate(table: np.ndarray, resampled: np.ndarray) -> Estimate:
+def estimate(table: np.ndarray, squared_weights: float = 1.0) -> Estimate:
     """Estimates the expected mean behind a table.
 
     Args:
-        table: (S, N) numbers, S ≥ 2 seeds and N ≥ 2 images: right (1) or wrong (0), or differences of these.
-        resampled: Its means in the bootstrap, (resamples,).
+        table: (S, N) numbers, S ≥ 2 seeds and N ≥ 2 images: right (1) or wrong (0), differences of these, or a weighted
+            sum of such differences.
+        squared_weights: Sum of the squares of these weights.
 
     Raises:
         ValueError: Fewer than two seeds or images, which say nothing about others.
@@ -153,94 +118,43 @@ def estimate(table: np.ndarray, resampled: np.ndarray) -> Estimate:
         raise ValueError(f"{seeds} seeds and {images} images; at least two of each are needed")
     table = table.astype(np.float64)
     mean = table.mean()
-    by_seed, by_image = table.mean(axis=1) - mean, table.mean(axis=0) - mean
-    df_seed, df_image = seeds - 1, images - 1
-    ss_seed, ss_image = images * np.sum(by_seed**2), seeds * np.sum(by_image**2)
-    ms_seed, ms_image = ss_seed / df_seed, ss_image / df_image
-    ms_rest = max(np.sum((table - mean) ** 2) - ss_seed - ss_image, 0.0) / (df_seed * df_image)
-    cells = seeds * images
-    # A variance cannot be negative: an effect whose mean square is below the rest's counts as none.
-    seed_part, image_part = max(ms_seed - ms_rest, 0.0), max(ms_image - ms_rest, 0.0)
-    variance = (seed_part + image_part + ms_rest) / cells
-    parts = [(ms_seed, df_seed, seed_part > 0), (ms_image, df_image, image_part > 0)]
-    signs = -1 if seed_part > 0 and image_part > 0 else int(seed_part == image_part == 0)
-    squares = sum((ms / cells) ** 2 / df for ms, df, counts in parts if counts)
-    squares += (signs * ms_rest / cells) ** 2 / (df_seed * df_image)
-    standard_error = math.sqrt(variance)
-    deviations = np.sort(resampled - resampled.mean())
-    spread = deviations.std()
+    of_seeds = images * np.sum((table.mean(axis=1) - mean) ** 2)
+    of_images = seeds * np.sum((table.mean(axis=0) - mean) ** 2)
+    of_rest = max(np.sum((table - mean) ** 2) - of_seeds - of_images, 0.0)
     return Estimate(
         mean=float(mean),
-        standard_error=standard_error,
-        degrees_of_freedom=float(variance**2 / squares) if squares > 0 else math.inf,
-        variance_seed=seed_part / images,
-        variance_image=image_part / seeds,
-        variance_rest=float(ms_rest),
         seeds=seeds,
         images=images,
-        deviations=deviations * (standard_error / spread) if spread > 0 else deviations,
+        seed_square=float(of_seeds / (seeds - 1)),
+        image_square=float(of_images / (images - 1)),
+        rest_square=float(of_rest / ((seeds - 1) * (images - 1))),
+        unseen_images=UNSEEN_IMAGES * squared_weights,
     )
 
 
-class Outcome(StrEnum):
-    """What a study says about two arms A and B, given the smallest difference of interest δ."""
+@dataclass(frozen=True)
+class WinProbability:
+    """Probability that a run of A is more accurate than the run of B with its seed, on these test images.
 
-    A_BETTER = "A better"
-    B_BETTER = "B better"
-    EQUIVALENT = "equivalent"
-    UNDECIDED = "undecided"
-
-
-def claim(difference: Estimate, margin: float) -> tuple[Outcome, float]:
-    """What the difference A − B comes closest to showing, and the p value of that claim.
-
-    The claims are: A is better by more than δ, B is, or neither (two one-sided tests: Schuirmann 1987, Journal of
-    Pharmacokinetics and Biopharmaceutics 15(6)). They exclude each other. The first two count as one two-sided test.
-
-    Args:
-        difference: Of the accuracies.
-        margin: δ > 0.
-    """
-    equivalent = max(difference.p_above(-margin), difference.p_below(margin))
-    better = {
-        Outcome.A_BETTER: min(1.0, 2 * difference.p_above(margin)),
-        Outcome.B_BETTER: min(1.0, 2 * difference.p_below(-margin)),
-        Outcome.EQUIVALENT: equivalent,
-    }
-    outcome = min(better, key=lambda name: better[name])
-    return outcome, better[outcome]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p values after Holm's correction (1979, Scandinavian Journal of Statistics 6(2)), in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.empty(len(p_values))
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted.tolist()
-
-
-def seeds_to_settle(difference: Estimate, margin: float, level: float) -> int | None:
-    """How many seeds a study would need for a verdict, if mean and variances stay as they are; None if no number would.
-
-    Args:
-        difference: Of the accuracies.
-        margin: δ.
-        level: p value that settles it, after any correction.
+    Attributes:
+        share: Of the seeds in which it is; a tie counts half.
+        low: Lower bound of the interval of Clopper and Pearson (1934, Biometrika 26(4)), which supposes nothing about
+            how accuracies are distributed.
+        high: Its upper bound.
     """
 
-    # The nearest claim needs the mean to be this far from the bound it has to stay clear of.
-    beyond = abs(difference.mean) - margin
-    distance, tail = (beyond, level / 2) if beyond > 0 else (-beyond, level)
-    for seeds in range(difference.seeds + 1, MAX_SEEDS + 1):
-        variance = (
-            difference.variance_seed / seeds
-            + difference.variance_image / difference.images
-            + difference.variance_rest / (seeds * difference.images)
+    share: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, first: np.ndarray, second: np.ndarray, confidence: float) -> WinProbability:
+        """From the accuracies of both arms by seed, (S,)."""
+        seeds = len(first)
+        wins = float(np.sum(first > second) + np.sum(first == second) / 2)
+        tail = (1 - confidence) / 2
+        return cls(
+            share=wins / seeds,
+            low=float(beta.ppf(tail, wins, seeds - wins + 1)) if wins > 0 else 0.0,
+            high=float(beta.ppf(1 - tail, wins + 1, seeds - wins)) if wins < seeds else 1.0,
         )
-        # Fewer degrees of freedom than Satterthwaite's, so rather a seed too many.
-        if distance >= t.isf(tail, seeds - 1) * math.sqrt(variance):
-            return seeds
-    return None

@@ -7,13 +7,32 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.common.errors import UserError
-from pipeline.common.names import Tag
+from pipeline.common.names import Param, Tag
+from pipeline.comparison.arms import common_value
+from pipeline.comparison.settings import About, Asks
 from pipeline.heads import HEADS
 from pipeline.heads.base import Head
+
+
+def asked(runs: pd.DataFrame, asks: Asks) -> Asks:
+    """What a question is about: as it was given, and where that says nothing, as the runs have recorded it.
+
+    Runs of before 2026-11-26 have recorded nothing; their question is about the training size.
+    """
+    if asks.about is not None:
+        return asks
+    about = common_value(runs, Param.ASKS_ABOUT.column)
+    primary = common_value(runs, Param.ASKS_PRIMARY.column)
+    return Asks(
+        about=About(about) if about is not None else About.training_size,
+        over=common_value(runs, Param.ASKS_OVER.column),
+        primary=asks.primary or (yaml.safe_load(primary) if primary is not None else None),
+    )
 
 
 def head_function(run: pd.Series) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import typing
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -48,7 +49,7 @@ def _check_types(config: DictConfig, prefix: str) -> None:
             config[key] = value  # Which OmegaConf does look at.
         if isinstance(value, DictConfig):
             _check_types(value, f"{name}.")
-        elif isinstance(value, ListConfig):
+        elif isinstance(value, ListConfig) and not _holds_lists(OmegaConf.get_type(config), str(key)):
             require(
                 not any(isinstance(item, ListConfig | DictConfig) for item in value),
                 name,
@@ -56,6 +57,13 @@ def _check_types(config: DictConfig, prefix: str) -> None:
                 "must be a list of single values",
                 f"Use for example {name}=[1,2].",
             )
+
+
+def _holds_lists(schema: type | None, name: str) -> bool:
+    """Whether a setting is declared as a list of lists."""
+    declared = typing.get_type_hints(schema)[name] if dataclasses.is_dataclass(schema) else None
+    lists = [hint for hint in (declared, *typing.get_args(declared)) if typing.get_origin(hint) is list]
+    return any(typing.get_origin(item) is list for hint in lists for item in typing.get_args(hint))
 
 
 def unknown_key(key: str, value: Any, known: list[str]) -> ConfigError:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING
 
 from pipeline.common.errors import suggestion
-from pipeline.common.settings import Settings
-from pipeline.comparison.settings import Statistics
+from pipeline.common.settings import Settings, is_plain_name
+from pipeline.comparison.settings import Asks, Statistics
 from pipeline.config.launch import Launch
 from pipeline.config.paths import absolute
 from pipeline.data.settings import Dataset
@@ -50,6 +51,7 @@ class Config(InOutputDir):
         arm: Name of the settings that a study compares, where it compares more than heads alone.
         study: Name of the study that the run belongs to.
         question: What the study asks, for the dashboard and the report.
+        asks: What the question is about, so that the report answers it.
         rerun: Train again what was trained before. Otherwise a finished run of the same study, settings, code, data and
             versions of TensorFlow and Keras counts as done, and an interrupted one is gone on with.
         output_dir: Directory of everything that is written: the MLflow store, caches, Hydra's logs.
@@ -67,6 +69,7 @@ class Config(InOutputDir):
     arm: str | None = None
     study: str | None = None
     question: str | None = None
+    asks: Asks = field(default_factory=Asks)
     rerun: bool = False
     output_dir: str = "outputs"
 
@@ -123,19 +126,24 @@ class CompareConfig(InOutputDir):
     """Which runs are compared.
 
     Attributes:
-        study: Name of the study; its newest call in each experiment is compared.
+        study: Name of the study, or a list of names; its newest call in each experiment is compared. The runs of
+            several studies are compared with each other.
         sweep: An older call, by the tag `sweep.NAME` of its runs; null for the newest.
-        snapshot: File `runs.parquet` that an earlier comparison wrote; it is compared instead, and no store is needed.
+        snapshot: File `runs.parquet` that an earlier comparison wrote, or a list of files; it is compared instead, and
+            no store is needed.
         tracking: Where the results were recorded.
         statistics: How sure a verdict has to be.
+        asks: What the question is about; null for what the runs have recorded of it.
         output_dir: As it was for the runs; the report is written there.
     """
 
-    study: str | None = None
+    # OmegaConf has no union of a text and a list; __post_init__ checks them.
+    study: Any = None
     sweep: str | None = None
-    snapshot: str | None = None
+    snapshot: Any = None
     tracking: Tracking = field(default_factory=Tracking)
     statistics: Statistics = field(default_factory=Statistics)
+    asks: Asks = field(default_factory=Asks)
     output_dir: str = "outputs"
 
     def __post_init__(self) -> None:
@@ -145,8 +153,31 @@ class CompareConfig(InOutputDir):
             "is needed, or else snapshot=FILE, and not both",
             example="heads",
         )
-        self.require_plain_name("study")
+        self.require(
+            "study", all(map(is_plain_name, self.studies)), "must be names without slashes and quotes", example="heads"
+        )
         self.require_plain_name("sweep")
+        self.require(
+            "sweep",
+            self.sweep is None or len(self.studies) == 1,
+            "is a call of one study",
+            "Leave it out to compare the newest calls of several studies.",
+        )
+
+    @property
+    def studies(self) -> list[str]:
+        """The names of the studies."""
+        return _as_list(self.study)
+
+    @property
+    def snapshots(self) -> list[str]:
+        """The files."""
+        return _as_list(self.snapshot)
+
+
+def _as_list(value: Any) -> list[str]:
+    """A list, or one value, or none, as texts."""
+    return [] if value is None else [str(item) for item in (value if isinstance(value, list) else [value])]
 
 
 @dataclass

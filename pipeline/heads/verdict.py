@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from enum import StrEnum
 
 
@@ -53,12 +54,13 @@ def summarize(verdicts: dict[int, Verdict]) -> str:
     return ", ".join(f"{verdict.value} ({_span(sizes)})" for verdict, sizes in groups)
 
 
-def phrase(verdicts: dict[int, Verdict], native: int) -> str:
+def phrase(verdicts: dict[int, Verdict], native: int, told: Callable[[list[int]], str] = lambda heights: "") -> str:
     """`refuses 14–21 px, keeps its feature map at 25 px`: the second half of a sentence about a trained head.
 
     Args:
         verdicts: By height in pixels, ascending.
         native: Height of the training images in pixels, of which nothing is said unless they are cropped.
+        told: What to add about images of some heights.
     """
     own = f"crops the {native} px of training, " if verdicts.get(native) is Verdict.CROPS else ""
     others = {px: verdict for px, verdict in verdicts.items() if px != native}
@@ -68,8 +70,8 @@ def phrase(verdicts: dict[int, Verdict], native: int) -> str:
     groups = grouped({px: verdict for px, verdict in others.items() if px < native})
     groups += grouped({px: verdict for px, verdict in others.items() if px > native})
     if len({verdict for verdict, _ in groups}) == 1:
-        return f"{own}{_PHRASES[groups[0][0]]} every other size"
-    return own + ", ".join(f"{_PHRASES[verdict]} {_span(sizes)}" for verdict, sizes in groups)
+        return f"{own}{_PHRASES[groups[0][0]]} every other size{told(list(others))}"
+    return own + ", ".join(f"{_PHRASES[verdict]} {_span(sizes)}{told(sizes)}" for verdict, sizes in groups)
 
 
 def _span(sizes: list[int]) -> str:

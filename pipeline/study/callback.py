@@ -15,7 +15,7 @@ from pipeline.cli.messages import explain
 from pipeline.cli.session import EXIT_MISTAKE, SESSION, sweep_name_of
 from pipeline.cli.workers import ENDS_ITS_WORKERS
 from pipeline.common.errors import UserError
-from pipeline.comparison.settings import Statistics
+from pipeline.comparison.settings import Asks, Statistics
 from pipeline.config import absolute
 from pipeline.tracking.settings import Tracking
 
@@ -64,7 +64,7 @@ def _conclude(config: DictConfig) -> int:
         runs = runs_of_sweep(sweep)  # As they are there.
     runs = finished(runs)
     if not runs.empty:
-        conclude(runs, statistics, tracking, output_path)
+        conclude(runs, statistics, Asks(), tracking, output_path)
     return len(runs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +15,12 @@ from pipeline.comparison.report.files import write_report
 from pipeline.comparison.report.markdown import markdown_page
 from pipeline.comparison.report.report import make_report
 from pipeline.comparison.report.terminal import print_report
-from pipeline.comparison.settings import Statistics
+from pipeline.comparison.settings import Asks, Statistics
+from pipeline.comparison.shared import together
 from pipeline.comparison.snapshot import read_snapshot
 from pipeline.other_sizes.ways import WAYS
 from pipeline.study.links import how_to_look
+from pipeline.tracking.looks import seeds_added_after_a_look
 from pipeline.tracking.publish import publish_views, record_report
 from pipeline.tracking.queries import with_answers
 from pipeline.tracking.settings import Tracking
@@ -25,12 +28,13 @@ from pipeline.tracking.store import server_address
 from pipeline.tracking.views import run_link
 
 
-def conclude(runs: pd.DataFrame, statistics: Statistics, tracking: Tracking, output_path: Path) -> None:
+def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: Tracking, output_path: Path) -> None:
     """Compares, prints the answer with its tables, writes and records the report, prepares the dashboard's views.
 
     Args:
         runs: Finished runs of one sweep, or of the newest of a study in each experiment, see `queries.newest_runs`.
         statistics: How sure a verdict has to be.
+        asks: What the question is about; where it does not say, what the runs have recorded of it.
         tracking: Where the runs are recorded.
         output_path: The report goes to `studies/SWEEP/` in it.
 
@@ -44,7 +48,7 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, tracking: Tracking, out
     require(is_plain_name(sweep), "sweep", sweep, "must be a name without slashes and quotes", "Use another sweep.")
     directory = output_path / "studies" / sweep
     compared = with_answers(runs)
-    report = make_report(compared, statistics, WAYS)
+    report = make_report(compared, statistics, WAYS, asks, seeds_added_after_a_look(runs))
     print_report(report, console())
     write_report(report, compared, directory, lambda run_id: run_link(address, experiments[run_id], run_id))
     _tell_where(directory)
@@ -53,15 +57,37 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, tracking: Tracking, out
     console().print(how_to_look(publish_views(runs), tracking, output_path), soft_wrap=True)
 
 
-def conclude_snapshot(snapshot: Path, statistics: Statistics, output_path: Path) -> None:
-    """The same from a file that an earlier report has written, without a store.
+def conclude_studies(
+    studies: Sequence[pd.DataFrame], names: Sequence[str], statistics: Statistics, asks: Asks, output_path: Path
+) -> None:
+    """Compares the runs of several studies with each other; prints and writes the report.
+
+    Args:
+        studies: Finished runs of each.
+        names: Of the studies; the report goes to `studies/NAME+NAME/` in `output_path`.
+        statistics: How sure a verdict has to be.
+        asks: What the question is about; where it does not say, what the runs have recorded of it.
+        output_path: The `output_dir`.
+    """
+    _conclude_tables([with_answers(runs) for runs in studies], names, statistics, asks, output_path)
+
+
+def conclude_snapshots(snapshots: Sequence[Path], statistics: Statistics, asks: Asks, output_path: Path) -> None:
+    """The same from files that earlier reports have written, one or several, without a store.
 
     Raises:
-        ConfigError: The file is none of these.
+        ConfigError: One of the files is none of these.
     """
-    runs = read_snapshot(snapshot)
-    directory = output_path / "studies" / snapshot.stem
-    report = make_report(runs, statistics, WAYS)
+    tables = [read_snapshot(snapshot) for snapshot in snapshots]
+    _conclude_tables(tables, [snapshot.stem for snapshot in snapshots], statistics, asks, output_path)
+
+
+def _conclude_tables(
+    tables: Sequence[pd.DataFrame], names: Sequence[str], statistics: Statistics, asks: Asks, output_path: Path
+) -> None:
+    runs = together(tables)
+    directory = output_path / "studies" / "+".join(names)
+    report = make_report(runs, statistics, WAYS, asks)
     print_report(report, console())
     write_report(report, runs, directory, link=None)
     _tell_where(directory)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mlflow.entities import Run
 
 from pipeline.common.errors import UserError
-from pipeline.comparison.settings import Statistics
+from pipeline.comparison.settings import Asks, Statistics
 from pipeline.study.conclude import conclude, finished
 from pipeline.study.links import show_run
 from pipeline.tracking.queries import entities, runs_of_sweep, sweeps, trained_runs
@@ -60,6 +60,6 @@ def _show(
     calls = [sweeps(run) for run in runs if run.info.status == "FINISHED"]
     newest = dict.fromkeys(max(since, key=since.__getitem__) for since in calls if since)
     for sweep in newest:
-        conclude(finished(runs_of_sweep(sweep)), statistics, tracking, output_path)
+        conclude(finished(runs_of_sweep(sweep)), statistics, Asks(), tracking, output_path)
     if not newest:
         show_run(copies[runs[-1].info.run_id], tracking, output_path)

@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline.common.names import QUESTION, File, Param, Tag, size_tag, ways_in
 from pipeline.comparison.arms import arm_params, common_value, size_verdicts, varied_params
 from pipeline.heads.verdict import LEGEND
+from pipeline.tracking.looks import remember_look, report_name
 from pipeline.tracking.queries import sweep_filter
 from pipeline.tracking.store import tried_twice
 from pipeline.tracking.views import (
@@ -60,7 +61,7 @@ def record_report(experiment_id: str, runs: pd.DataFrame, text: str, directory: 
         directory: Whose files are recorded: the report as a web page and as Markdown.
     """
     client = mlflow.MlflowClient()
-    name = common_value(runs, Tag.STUDY.column) or "sweep"
+    name = report_name(runs)
     known = client.search_runs([experiment_id], f"tags.{Tag.REPORT} = '{name}'", max_results=1)
     run = (
         known[0]
@@ -69,6 +70,7 @@ def record_report(experiment_id: str, runs: pd.DataFrame, text: str, directory: 
     )
     client.log_artifacts(run.info.run_id, str(directory))
     client.set_tag(run.info.run_id, Tag.DESCRIPTION, shortened(text, File.REPORT_TEXT))
+    remember_look(run.info.run_id, run.data.tags.get(Tag.LOOKS, ""), runs["sweep"].iloc[0])
     client.set_terminated(run.info.run_id)
 
 

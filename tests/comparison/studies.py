@@ -14,11 +14,12 @@ from pipeline.comparison.answers import pack
 from pipeline.comparison.report.figures import figures
 from pipeline.comparison.report.page import web_page
 from pipeline.comparison.report.report import make_report
-from pipeline.comparison.settings import Statistics
+from pipeline.comparison.settings import About, Asks, Statistics
 from pipeline.other_sizes.ways import WAYS
 
 IMAGES = 2000
-STATISTICS = Statistics(resamples=1000)
+STATISTICS = Statistics()
+ASKS = Asks(about=About.training_size)
 POOLING = {"params.head.pool_size": "full", "params.head.padding": "valid"}
 """Of a head that is the same function as global average pooling."""
 
@@ -69,7 +70,7 @@ def study(seeds: int = 5, gap: float = 0.9, average: float = 0.9) -> pd.DataFram
 
 def page_of(runs: pd.DataFrame, link: Callable[[str], str] | None = None) -> str:
     """The web page of the report on some runs."""
-    report = make_report(runs, STATISTICS, WAYS)
+    report = make_report(runs, STATISTICS, WAYS, ASKS)
     drawn = [figures(section.group, STATISTICS, report.ways) for section in report.sections]
     return web_page(report, drawn, link)
 

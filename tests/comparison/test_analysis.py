@@ -13,11 +13,11 @@ from pipeline.common.errors import ConfigError
 from pipeline.comparison.analysis import Group, analyse
 from pipeline.comparison.answers import pack, unpack
 from pipeline.comparison.arms import split_into_arms
-from pipeline.comparison.estimates import Outcome
+from pipeline.comparison.decisions import Outcome
+from pipeline.comparison.report.answer import training_size_answer
 from pipeline.comparison.report.tables import arms_table
-from pipeline.comparison.report.text import conclusion
 from pipeline.comparison.settings import Statistics
-from tests.comparison.studies import STATISTICS, page_of, right_answers, run_row, study
+from tests.comparison.studies import ASKS, STATISTICS, page_of, right_answers, run_row, study
 
 RESIZED = Condition(Mode.RESIZE, 16)
 
@@ -35,7 +35,7 @@ def test_answers_survive_packing() -> None:
 
 
 def test_verdicts_follow_the_answers() -> None:
-    group = _only(analyse(study(), STATISTICS))
+    group = _only(analyse(study(), STATISTICS, ASKS))
     assert group.left_out == ()
     found = {(each.first, each.second, str(each.condition)): each for each in group.comparisons}
     assert set(found) == {
@@ -49,11 +49,11 @@ def test_verdicts_follow_the_answers() -> None:
         for share, at in ((0.95, 0), (0.9, 2))
     )
     assert better.difference.mean == pytest.approx(flatten - globally)
-    assert better.outcome is Outcome.A_BETTER
+    assert better.decision.outcome is Outcome.A_BETTER
     alike = found["average_pool", "global_average_pool", "test"]
-    assert (alike.outcome, alike.claimed) == (Outcome.EQUIVALENT, Outcome.EQUIVALENT)
+    assert (alike.decision.outcome, alike.decision.claimed) == (Outcome.EQUIVALENT, Outcome.EQUIVALENT)
     # Holm: the largest of three p values is not multiplied, so each is at least as large as on its own.
-    assert all(0 <= each.p_value <= 0.05 for each in found.values())
+    assert all(0 <= each.decision.p_value <= 0.05 for each in found.values())
     assert len(alike.mcnemar) == 5
     (control,) = group.controls
     assert control.holds
@@ -63,7 +63,7 @@ def test_verdicts_follow_the_answers() -> None:
 
 
 def test_a_control_that_fails_is_told() -> None:
-    (control,) = _only(analyse(study(average=0.93), STATISTICS)).controls
+    (control,) = _only(analyse(study(average=0.93), STATISTICS, ASKS)).controls
     assert not control.holds
 
 
@@ -71,10 +71,12 @@ def test_a_control_that_fails_is_told() -> None:
 def test_controls_of_several_sizes_are_corrected_for_their_number() -> None:
     alone = study(average=0.91)
     alone["params.image_size"] = "16×16"
-    (unlikely,) = _only(analyse(alone, STATISTICS)).controls
-    (likely,) = _only(analyse(study(), STATISTICS)).controls
+    (unlikely,) = _only(analyse(alone, STATISTICS, ASKS)).controls
+    (likely,) = _only(analyse(study(), STATISTICS, ASKS)).controls
     assert unlikely.p_value < likely.p_value / 2  # So Holm's factors are 2 and 1.
-    corrected = [control for group in analyse(pd.concat([study(), alone]), STATISTICS) for control in group.controls]
+    corrected = [
+        control for group in analyse(pd.concat([study(), alone]), STATISTICS, ASKS) for control in group.controls
+    ]
     assert [control.p_value for control in corrected] == pytest.approx([likely.p_value, 2 * unlikely.p_value])
 
 
@@ -86,21 +88,21 @@ def test_controls_of_several_sizes_are_corrected_for_their_number() -> None:
 def test_heads_that_are_not_the_same_function_are_no_control(change: dict[str, str]) -> None:
     runs = study().assign(**{"params.training.epochs": "5"})
     runs.loc[runs["tags.head"] == "average_pool", list(change)] = list(change.values())
-    assert _only(analyse(runs, STATISTICS)).controls == ()
+    assert _only(analyse(runs, STATISTICS, ASKS)).controls == ()
 
 
 def test_trainings_that_ended_early_are_named_and_not_compared() -> None:
     runs = study(seeds=3)
     early = (runs["tags.head"] == "average_pool") & (runs["params.seed"] == "1")
     runs.loc[early, "tags.pruned"] = "after epoch 1: …"
-    group = _only(analyse(runs, STATISTICS))
+    group = _only(analyse(runs, STATISTICS, ASKS))
     assert group.left_out == (
         "average_pool: the trainings of seeds 1 ended early",
         "average_pool: no finished run with seeds 1",
     )
     assert [arm.seeds for arm in group.arms] == [(0, 2)] * len(group.arms)
     all_early = runs.assign(**{"tags.dataset": "mnist", "tags.pruned": "after epoch 1: …"})
-    group = _only(analyse(pd.concat([runs, all_early], ignore_index=True), STATISTICS))
+    group = _only(analyse(pd.concat([runs, all_early], ignore_index=True), STATISTICS, ASKS))
     assert group.dataset == "digits"
 
 
@@ -110,7 +112,7 @@ def test_unpaired_and_missing_runs_are_named_and_not_compared() -> None:
     runs.loc[(runs["tags.head"] == "flatten_dense") & (runs["params.seed"] == "1"), "tags.pairing.batches"] = "others"
     runs.loc[runs["params.seed"] == "2", "tags.pairing.split"] = None
     again = runs[runs["run_id"] == "flatten_dense0"].assign(start_time=pd.Timestamp(2025, 1, 1))
-    group = _only(analyse(pd.concat([runs, again], ignore_index=True), STATISTICS))
+    group = _only(analyse(pd.concat([runs, again], ignore_index=True), STATISTICS, ASKS))
     assert group.left_out == (
         "flatten_dense: older runs of seeds 0 do not count",
         "average_pool: no finished run with seeds 4",
@@ -122,7 +124,7 @@ def test_unpaired_and_missing_runs_are_named_and_not_compared() -> None:
 
 
 def test_one_seed_is_not_compared() -> None:
-    group = _only(analyse(study(seeds=1), STATISTICS))
+    group = _only(analyse(study(seeds=1), STATISTICS, ASKS))
     assert (group.comparisons, group.controls) == ((), ())
     assert group.left_out == ("1 seed in common: nothing can be said about other trainings; at least 2 are needed",)
     assert [len(arm.runs) for arm in group.arms] == [1, 1, 1]
@@ -132,33 +134,33 @@ def test_arms_without_a_pair_are_shown_and_not_compared() -> None:
     """As with different batch sizes: no two runs saw the same batches."""
     runs = study(seeds=3)
     runs["tags.pairing.batches"] = runs["run_id"]
-    group = _only(analyse(runs, STATISTICS))
+    group = _only(analyse(runs, STATISTICS, ASKS))
     assert (group.comparisons, group.controls) == ((), ())
     assert group.left_out == (
         *(f"seed {seed}: the runs did not start from the same batches" for seed in range(3)),
         "no seed in common: nothing can be said about other trainings; at least 2 are needed",
     )
     assert [arm.seeds for arm in group.arms] == [(0, 1, 2)] * 3
-    assert "nothing can be said" in conclusion(group, STATISTICS)
+    assert "nothing can be said" in training_size_answer(group, ASKS, STATISTICS)
     assert len(arms_table(group, STATISTICS).rows) == 3
     assert "did not start from the same batches" in page_of(runs)
 
 
 def test_few_seeds_leave_a_small_difference_undecided_and_say_how_many_would_do() -> None:
-    group = _only(analyse(study(seeds=3, gap=0.945), Statistics(resamples=1000, margin=0.004)))
+    group = _only(analyse(study(seeds=3, gap=0.945), Statistics(margin=0.004), ASKS))
     (found,) = [
         each for each in group.comparisons if (each.first, each.second) == ("flatten_dense", "global_average_pool")
     ]
-    assert found.outcome is Outcome.UNDECIDED
+    assert found.decision.outcome is Outcome.UNDECIDED
     low, high = found.difference.interval(0.95)
     assert low < 0.004 < high
 
 
 def test_datasets_and_sizes_are_not_mixed() -> None:
     runs = pd.concat([study(), study().assign(**{"tags.dataset": "mnist", "params.image_size": "28×28"})])
-    groups = analyse(runs.reset_index(drop=True), STATISTICS)
+    groups = analyse(runs.reset_index(drop=True), STATISTICS, ASKS)
     assert [group.title for group in groups] == ["small_fcn on digits at 8×8 px", "small_fcn on mnist at 28×28 px"]
-    assert math.isclose(groups[0].comparisons[0].p_value, groups[1].comparisons[0].p_value)
+    assert math.isclose(groups[0].comparisons[0].decision.p_value, groups[1].comparisons[0].decision.p_value)
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_arms_of_their_own() -> None:
@@ -197,7 +199,7 @@ def test_settings_that_change_no_result_do_not_part_a_study() -> None:
         "dataset.path": ("/a/icons", "/b/icons"),
     }.items():
         runs[f"params.{setting}"] = np.where(first, one, other)
-    group = _only(analyse(runs, STATISTICS))
+    group = _only(analyse(runs, STATISTICS, ASKS))
     assert [(arm.name, arm.seeds) for arm in group.arms] == [
         (head, (0, 1, 2)) for head in ("flatten_dense", "average_pool", "global_average_pool")
     ]
@@ -225,12 +227,11 @@ def test_heads_within_one_arm_are_told_apart() -> None:
     [
         ({"margin": 0.0}, r"statistics.margin=0.0: must lie in \(0, 1\)"),
         ({"confidence": 1.0}, r"statistics.confidence=1.0: must lie in \[0.5, 1\)"),
-        ({"resamples": 10}, "statistics.resamples=10: must be at least 100"),
     ],
 )
 def test_statistics_out_of_range_are_refused(setting: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Statistics(**setting)  # type: ignore[arg-type]
+        Statistics(**setting)
 
 
 def test_at_natural_sizes_the_reference_is_a_condition_of_its_own() -> None:
@@ -241,11 +242,11 @@ def test_at_natural_sizes_the_reference_is_a_condition_of_its_own() -> None:
                 name: right_answers(share, seed) for name in ("test", "resize_008px", "canvas_008px", "resize_016px")
             }
             runs.append(run_row(head, seed, right, **{"params.image_size": "natural, about 8×8"}))
-    natural = _only(analyse(pd.DataFrame(runs), STATISTICS))
+    natural = _only(analyse(pd.DataFrame(runs), STATISTICS, ASKS))
     trained = natural.trained
     assert (trained.height, trained.test_height, trained.in_words) == (8, None, "natural sizes")
     assert natural.file_name == "small_fcn-digits-natural-about-8x8"
     conditions = ["test", "canvas_008px", "resize_008px", "resize_016px"]
     assert [str(found.condition) for found in natural.comparisons] == conditions
-    fixed = _only(analyse(pd.DataFrame(runs).assign(**{"params.image_size": "8×8"}), STATISTICS))
+    fixed = _only(analyse(pd.DataFrame(runs).assign(**{"params.image_size": "8×8"}), STATISTICS, ASKS))
     assert [str(found.condition) for found in fixed.comparisons] == ["test", "resize_016px"]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from pipeline.comparison.analysis import analyse
-from pipeline.comparison.recorded import head_function
+from pipeline.comparison.recorded import asked, head_function
+from pipeline.comparison.settings import About, Asks
 from pipeline.heads import HEADS
 from pipeline.heads.average import AveragePool
 from pipeline.heads.base import Head
 from pipeline.heads.flatten import FlattenDense
 from pipeline.heads.global_pools import GeneralizedMeanPool, GlobalAveragePool
 from pipeline.heads.pyramid import SpatialPyramidPool
-from tests.comparison.studies import STATISTICS, study
+from tests.comparison.studies import ASKS, STATISTICS, study
 
 
 def _recorded(head: Head) -> pd.Series:
@@ -54,7 +56,7 @@ def test_arms_of_one_function_are_controls_whatever_their_heads_are_called() -> 
         "global_average_pool": globally.function((2, 2)),
     }
     assert len(set(functions.values())) == 1
-    (group,) = analyse(runs.assign(**{"tags.function": runs["tags.head"].map(functions)}), STATISTICS)
+    (group,) = analyse(runs.assign(**{"tags.function": runs["tags.head"].map(functions)}), STATISTICS, ASKS)
     assert [(control.first, control.second) for control in group.controls] == [
         ("flatten_dense", "average_pool"),
         ("flatten_dense", "global_average_pool"),
@@ -62,5 +64,20 @@ def test_arms_of_one_function_are_controls_whatever_their_heads_are_called() -> 
     ]
     # At another map, a window of 2×2 cells is no mean of all.
     functions["average_pool"] = average.function((4, 4))
-    (group,) = analyse(runs.assign(**{"tags.function": runs["tags.head"].map(functions)}), STATISTICS)
+    (group,) = analyse(runs.assign(**{"tags.function": runs["tags.head"].map(functions)}), STATISTICS, ASKS)
     assert [(control.first, control.second) for control in group.controls] == [("flatten_dense", "global_average_pool")]
+
+
+def test_what_a_question_is_about_is_read_back() -> None:
+    runs = pd.DataFrame(
+        {
+            "params.asks.about": ["interaction"] * 2,
+            "params.asks.over": ["training.epochs"] * 2,
+            "params.asks.primary": ["[['a', 'b']]"] * 2,
+        }
+    )
+    recorded = Asks(about=About.interaction, over="training.epochs", primary=[["a", "b"]])
+    assert asked(runs, Asks()) == recorded
+    assert asked(runs, Asks(primary=[["a", "c"]])) == replace(recorded, primary=[["a", "c"]])
+    assert asked(runs, Asks(about=About.ways)) == Asks(about=About.ways)
+    assert asked(pd.DataFrame({"run_id": ["1"]}), Asks()) == Asks(about=About.training_size)

@@ -8,11 +8,13 @@ from matplotlib.patches import Rectangle
 
 from pipeline.common.condition import TEST, Condition, Mode
 from pipeline.comparison.analysis import Group, analyse
+from pipeline.comparison.decisions import Outcome, claim
+from pipeline.comparison.report.answer import control_text, failed_controls, sizes_sentence, training_size_answer
 from pipeline.comparison.report.figures import cost_figure, difference_figure, size_figure
 from pipeline.comparison.report.markdown import markdown_table
 from pipeline.comparison.report.tables import arms_table, comparisons_table, pareto_front, sizes_table
-from pipeline.comparison.report.text import conclusion, control_text
-from tests.comparison.studies import STATISTICS, lines_of, page_of, study
+from pipeline.comparison.settings import About, Asks
+from tests.comparison.studies import ASKS, STATISTICS, lines_of, page_of, study
 
 RESIZED = Condition(Mode.RESIZE, 16)
 
@@ -20,32 +22,83 @@ RESIZED = Condition(Mode.RESIZE, 16)
 @pytest.fixture(scope="module")
 def group() -> Group:
     """Flatten + Dense at 95 %, both pooling heads at 90 %, five seeds."""
-    (group,) = analyse(study(), STATISTICS)
+    (group,) = analyse(study(), STATISTICS, ASKS)
     return group
 
 
 def test_the_answer_comes_in_two_sentences(group: Group) -> None:
-    accuracy, sizes = conclusion(group, STATISTICS).split(". ", 1)[0], conclusion(group, STATISTICS).rsplit(". ", 1)[-1]
+    said = training_size_answer(group, ASKS, STATISTICS)
     difference = next(found for found in group.comparisons if found.second == "average_pool").difference
     low, high = difference.interval(0.95)
-    assert accuracy.startswith("At 8 px, flatten_dense is more accurate than average_pool")
-    assert f"{100 * difference.mean:.2f} points, {100 * low:.2f} to {100 * high:.2f})" in conclusion(group, STATISTICS)
-    assert sizes == (
-        "Trained at 8 px, flatten_dense refuses every other size; average_pool refuses every other size; "
-        "global_average_pool adapts to every other size."
+    told = f"{100 * difference.mean:.2f} points, {100 * low:.2f} to {100 * high:.2f}"
+    assert said.startswith(
+        f"At 8 px, flatten_dense is more accurate than average_pool ({told}) and global_average_pool"
     )
+    # "adapts" does not stand without the accuracy that it comes with.
+    resized, native = (group.arm("global_average_pool").accuracy[under].mean for under in (RESIZED, TEST))
+    assert said.endswith(
+        " Other sizes: flatten_dense refuses every other size; average_pool refuses every other size; "
+        f"global_average_pool adapts to every other size (accuracy {resized:.2f} resized, instead of {native:.2f})."
+    )
+
+
+def test_equal_means_are_a_tie() -> None:
+    runs = study()
+    flat, pool = runs["tags.head"] == "flatten_dense", runs["tags.head"] == "average_pool"
+    runs.loc[pool, "answers.test"] = runs.loc[flat, "answers.test"].to_numpy()
+    (tied,) = analyse(runs, STATISTICS, ASKS)
+    assert training_size_answer(tied, ASKS, STATISTICS).startswith(
+        "At 8 px, flatten_dense and average_pool have the same mean accuracy, the highest: they are equivalent."
+    )
+
+
+def test_two_seeds_give_no_verdict_and_say_so() -> None:
+    (few,) = analyse(study(seeds=2), STATISTICS, ASKS)
+    assert "; from 2 seeds there is no verdict, it takes 3." in training_size_answer(few, ASKS, STATISTICS)
+    assert {found.decision.outcome for found in few.comparisons} == {Outcome.UNDECIDED}
+
+
+def test_primary_comparisons_are_answered_first_and_alone() -> None:
+    asks = Asks(about=About.training_size, primary=[["average_pool", "global_average_pool"]])
+    (only,) = analyse(study(), STATISTICS, asks)
+    assert training_size_answer(only, asks, STATISTICS).startswith(
+        "At 8 px, average_pool is as accurate as global_average_pool to within 0.50 points ("
+    )
+    # It is the only one of its family, so nothing is corrected.
+    (found,) = [each for each in only.comparisons if asks.is_primary(each.first, each.second)]
+    assert found.decision.p_value == claim(found.difference, STATISTICS.margin)[1]
+
+
+def test_an_arm_trained_at_several_sizes_is_not_said_to_be_trained_at_one() -> None:
+    runs = study()
+    runs["params.training.sizes"] = np.where(runs["tags.head"] == "global_average_pool", "[6, 8, 12]", "None")
+    (several,) = analyse(runs, STATISTICS, ASKS)
+    assert "global_average_pool (trained at 6–12 px) adapts to every other size" in sizes_sentence(several)
+
+
+def test_times_are_told_where_they_tell_arms_apart() -> None:
+    runs = study()
+    ms = "metrics.cost/ms_per_image"
+    runs[ms] = np.where(runs["tags.head"] == "flatten_dense", 2.0, 1.0)
+    runs.loc[0, ms] = 2.4
+    (apart,) = analyse(runs, STATISTICS, ASKS)
+    assert "ms" in [heading for heading, _ in arms_table(apart, STATISTICS).headings]
+    runs.loc[0, ms] = 3.0  # One arm's runs lie as far apart as the arms.
+    (alike,) = analyse(runs, STATISTICS, ASKS)
+    assert "ms" not in [heading for heading, _ in arms_table(alike, STATISTICS).headings]
 
 
 @pytest.mark.long
 def test_what_is_not_known_is_said() -> None:
-    (alone,) = analyse(study(seeds=1), STATISTICS)
-    assert conclusion(alone, STATISTICS).startswith("At 8 px nothing can be said")
+    (alone,) = analyse(study(seeds=1), STATISTICS, ASKS)
+    assert training_size_answer(alone, ASKS, STATISTICS).startswith("At 8 px nothing can be said")
     assert comparisons_table(alone, STATISTICS, every_condition=True).rows == ()
-    (failed,) = analyse(study(average=0.93), STATISTICS)
-    assert conclusion(failed, STATISTICS).startswith(
+    (failed,) = analyse(study(average=0.93), STATISTICS, ASKS)
+    (sentence,) = failed_controls([failed])
+    assert sentence.startswith(
         "The control failed: average_pool and global_average_pool are the same function at 8 px, and still differ by "
     )
-    assert "FAILED; trust nothing here" in control_text(failed, STATISTICS)
+    assert "FAILED; trust nothing here" in control_text(failed.controls[0], "8 px", STATISTICS)
     page = page_of(study(average=0.93))
     assert 'class="answer failed"' in page
 
@@ -120,10 +173,10 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_shows() -> None:
 
 
 def test_answers_about_natural_sizes_say_so() -> None:
-    (natural,) = analyse(study().assign(**{"params.image_size": "natural, about 8×8"}), STATISTICS)
-    said = conclusion(natural, STATISTICS)
+    (natural,) = analyse(study().assign(**{"params.image_size": "natural, about 8×8"}), STATISTICS, ASKS)
+    said = training_size_answer(natural, ASKS, STATISTICS)
     assert said.startswith("At natural sizes, flatten_dense is more accurate than")
-    assert "Trained at natural sizes, flatten_dense refuses every other size; " in said
+    assert "Other sizes: flatten_dense refuses every other size; " in said
     assert {row[2] for row in comparisons_table(natural, STATISTICS, every_condition=False).rows} == {"natural sizes"}
     assert [row[0] for row in sizes_table(natural, STATISTICS).rows] == [
         *("8 px, resized", "16 px, resized"),

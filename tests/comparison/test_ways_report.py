@@ -10,12 +10,14 @@ import pytest
 
 from pipeline.common.condition import AS_IS, TEST, Condition, Mode
 from pipeline.comparison.analysis import Group, analyse
+from pipeline.comparison.best_ways import choices
+from pipeline.comparison.report.answer import ways_answer
 from pipeline.comparison.report.figures import figures
 from pipeline.comparison.report.markdown import markdown_page
 from pipeline.comparison.report.report import make_report
-from pipeline.comparison.report.ways import best_ways_table, choices, ways_figure, ways_table, ways_tables
+from pipeline.comparison.report.ways import best_ways_table, ways_figure, ways_table, ways_tables
 from pipeline.other_sizes.ways import WAYS
-from tests.comparison.studies import STATISTICS, lines_of, page_of, right_answers, run_row
+from tests.comparison.studies import ASKS, STATISTICS, lines_of, page_of, right_answers, run_row
 
 STYLES = {way.name: way for way in WAYS}
 
@@ -39,7 +41,7 @@ def runs() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def group(runs: pd.DataFrame) -> Group:
-    (found,) = analyse(runs, STATISTICS)
+    (found,) = analyse(runs, STATISTICS, ASKS)
     return found
 
 
@@ -50,7 +52,7 @@ def test_arms_know_their_ways_and_only_models_as_they_are_are_compared(group: Gr
 
 
 def test_the_best_way_is_named_with_its_distance_to_the_next(group: Group) -> None:
-    resized, canvas, globally = choices(group, STATISTICS)
+    resized, canvas, globally = choices(group.arms, 8, 8, STATISTICS)
     first, second = (
         np.array([right_answers(share, seed + shift) for seed in range(4)], float)
         for share, shift in ((0.8, 0), (0.6, 50))
@@ -62,8 +64,21 @@ def test_the_best_way_is_named_with_its_distance_to_the_next(group: Group) -> No
     assert resized.difference.mean == pytest.approx((first - second).mean())
     low, high = resized.difference.interval(0.95)
     assert 0.15 < low < (first - second).mean() < high < 0.25
-    assert (canvas.best, canvas.next_best, canvas.difference) == ("resize_input", None, None)
+    assert resized.rivals == ()
+    assert (canvas.best, canvas.next_best, canvas.difference, canvas.rivals) == ("resize_input", None, None, ())
     assert (globally.arm, globally.best, globally.next_best) == ("global_average_pool", AS_IS, None)
+
+
+def test_the_answer_names_the_best_way(group: Group) -> None:
+    resized, canvas, globally = choices(group.arms, 8, 8, STATISTICS)
+    assert resized.difference is not None
+    points = f"{100 * resized.difference.mean:.2f}"
+    assert ways_answer(group, STATISTICS) == (
+        "The best way to run each trained model, by mean accuracy. Images of 16 px, resized: flatten_dense "
+        f"resize_input ({resized.accuracy.mean:.2f}, {points} points ahead of resize_map); global_average_pool as it "
+        f"is ({globally.accuracy.mean:.2f}, the only one). Images of 16 px, on a canvas: flatten_dense resize_input "
+        f"({canvas.accuracy.mean:.2f}, the only one)."
+    )
 
 
 @pytest.mark.long
@@ -81,7 +96,7 @@ def test_tables_name_every_way_and_mark_refusals(group: Group, runs: pd.DataFram
         ("flatten_dense", "16 px, on a canvas", "resize_input"),
         ("global_average_pool", "16 px, resized", "as it is"),
     ]
-    page = markdown_page(make_report(runs, STATISTICS, WAYS))
+    page = markdown_page(make_report(runs, STATISTICS, WAYS, ASKS))
     assert "| flatten_dense | 16 px, resized | resize_input |" in page
     assert "resize_input: images are resized" in page_of(runs)
 
@@ -107,6 +122,6 @@ def test_studies_without_ways_say_nothing_about_them() -> None:
         for seed in range(2)
         for head in ("flatten_dense", "other")
     ]
-    (group,) = analyse(pd.DataFrame(rows), STATISTICS)
+    (group,) = analyse(pd.DataFrame(rows), STATISTICS, ASKS)
     assert ways_tables(group, STATISTICS) == []
     assert "ways" not in figures(group, STATISTICS, STYLES)

@@ -12,10 +12,10 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.common.errors import ConfigError
-from pipeline.comparison.settings import Statistics
+from pipeline.comparison.settings import Asks, Statistics
 from pipeline.study.conclude import conclude
 from pipeline.tracking.settings import Tracking
-from tests.conftest import run_program
+from tests.conftest import ROOT, run_program
 
 
 @pytest.fixture(scope="module")
@@ -79,5 +79,32 @@ def test_the_report_is_written_and_recorded_once(study: Path) -> None:
 def test_a_tag_of_a_shared_server_does_not_lead_elsewhere(sweep: str, tmp_path: Path) -> None:
     runs = pd.DataFrame({"run_id": ["1"], "experiment_id": ["1"], "sweep": [sweep]})
     with pytest.raises(ConfigError, match=f"^sweep={re.escape(sweep)}: must be a name without slashes and quotes"):
-        conclude(runs, Statistics(), Tracking(), tmp_path / "outputs")
+        conclude(runs, Statistics(), Asks(), Tracking(), tmp_path / "outputs")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_snapshots_are_compared_with_each_other(tmp_path: Path) -> None:
+    """The studies heads_by_size and size_transfer have the trainings at 28 px in common: 3 heads, 5 seeds."""
+    studies = ROOT / "experiments" / "study"
+    files = ",".join(str(studies / f"{name}.parquet") for name in ("heads_by_size", "size_transfer"))
+    result = run_program("pipeline.compare", f"snapshot=[{files}]", "asks.about=training_size", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    shown = " ".join(result.stdout.split())
+    assert "Mind: heads_by_size and size_transfer share 15 trainings (seeds 0, 1, 2, 3, 4): what they say of" in shown
+    assert (tmp_path / "outputs" / "studies" / "heads_by_size+size_transfer" / "report.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("asks.about=sizes", "asks.about"),
+        ("asks.about=trend", "asks.over=None: asks.about=trend needs the name of the setting that is swept"),
+        ("asks.over=training.epochs", "asks.over=training.epochs: asks.about=null is over no setting"),
+        ("asks.primary=[[a]]", "asks.primary=[['a']]: must be null or a list of pairs of two arms"),
+    ],
+)
+def test_a_question_about_nothing_is_refused(setting: str, message: str, tmp_path: Path) -> None:
+    result = run_program("pipeline.compare", "study=heads", setting, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

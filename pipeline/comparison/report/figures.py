@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from pipeline.common.condition import TEST, Mode, at_height
+from pipeline.common.condition import TEST, Mode
 from pipeline.common.names import Metric
 from pipeline.comparison.analysis import Group
-from pipeline.comparison.report.tables import pareto_front, points_text
+from pipeline.comparison.report.tables import pareto_front
 from pipeline.comparison.report.ways import WayStyle, ways_figure
+from pipeline.comparison.report.words import points_text
 from pipeline.comparison.settings import Statistics
 from pipeline.heads.verdict import Verdict
 
@@ -35,7 +36,7 @@ def size_figure(group: Group, statistics: Statistics) -> Figure:
     for mode, axis in zip(Mode, axes, strict=True):
         axis.axvline(group.trained.height, color="0.85", zorder=0)
         for index, arm in enumerate(group.arms):
-            conditions = [at_height(mode, px, group.trained.test_height) for px in heights]
+            conditions = [group.condition(mode, px) for px in heights]
             means, errors = arm.curve(conditions, statistics.confidence)
             style = {"marker": "osD^v"[index % 5], "color": arm.color, "linestyle": ("-", "--", ":", "-.")[index % 4]}
             axis.errorbar(

@@ -8,15 +8,18 @@ from pipeline.comparison.report.tables import Table
 
 def markdown_page(report: Report) -> str:
     """Answers, tables and controls."""
-    parts = []
+    parts = [f"**{report.answer}**", *(f"Mind: {warning}." for warning in report.warnings)]
+    if report.contrasts is not None:
+        parts.append(markdown_table(report.contrasts).strip())
     for section in report.sections:
-        parts += [f"**{section.conclusion}**", markdown_table(section.arms).strip()]
+        parts += [section.conclusion] if section.conclusion is not None else []
+        parts.append(markdown_table(section.arms).strip())
         if section.group.comparisons:
             parts.append(markdown_table(section.comparisons).strip())
             parts.append(markdown_table(section.sizes).strip())
             parts += [markdown_table(table).strip() for table in section.ways]
         parts += [section.control, *(f"Left out: {line}." for line in section.group.left_out)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, report.limits]) + "\n"
 
 
 def markdown_table(table: Table) -> str:

@@ -13,8 +13,8 @@ from pipeline.common.condition import TEST
 from pipeline.common.names import Metric
 from pipeline.comparison.analysis import Group
 from pipeline.comparison.report.figures import ALT_TEXTS
+from pipeline.comparison.report.method import method
 from pipeline.comparison.report.report import Report
-from pipeline.comparison.report.text import method
 from pipeline.heads.verdict import LEGEND
 
 
@@ -33,6 +33,11 @@ def web_page(report: Report, drawn: Sequence[Mapping[str, Figure]], link: Callab
     groups = [section.group for section in report.sections]
     return template.render(
         title=report.title,
+        answer=report.answer,
+        failed=report.control_failed,
+        warnings=report.warnings,
+        contrasts=report.contrasts,
+        limits=report.limits,
         sections=[
             {
                 "section": section,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.common.condition import TEST, Condition, Mode, at_height
+from pipeline.common.condition import TEST, Condition, Mode
 from pipeline.common.names import Metric
-from pipeline.comparison.analysis import Comparison, Group
+from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import Arm
-from pipeline.comparison.estimates import Estimate, Outcome
+from pipeline.comparison.contrasts import Contrasts
+from pipeline.comparison.decisions import Decision, Outcome
+from pipeline.comparison.report.words import accuracy_text, interval_text, level_text, p_text, points_text, wins_text
 from pipeline.comparison.settings import Statistics
 from pipeline.heads.verdict import summarize
 
@@ -33,27 +35,13 @@ class Table:
         return [(column.removeprefix(">"), column.startswith(">")) for column in self.columns]
 
 
-def interval_text(difference: Estimate, confidence: float) -> str:
-    """`+1.75 [+1.43, +2.04]`, in points."""
-    low, high = difference.interval(confidence)
-    middle, low, high = (round(100 * value, 2) + 0.0 for value in (difference.mean, low, high))  # No −0.00.
-    return f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
-def accuracy_text(accuracy: Estimate, confidence: float) -> str:
-    """`0.9242 [0.9198, 0.9288]`."""
-    low, high = accuracy.interval(confidence)
-    return f"{accuracy.mean:.4f} [{max(low, 0.0):.4f}, {min(high, 1.0):.4f}]"
-
-
-def points_text(difference: float) -> str:
-    """`1.75 points`: hundredths of accuracy."""
-    return f"{100 * difference:.2f} points"
-
-
 def arms_table(group: Group, statistics: Statistics) -> Table:
-    """A row an arm: accuracy with its interval, costs, what happens at other image sizes."""
+    """A row an arm: accuracy with its interval, costs, what happens at other image sizes.
+
+    Milliseconds are left out where the runs of one arm differ in them as much as the arms do.
+    """
     front = pareto_front(group) if group.comparisons else set()
+    timed = _times_tell(group)
     rows = []
     for arm in group.arms:
         below = {px: verdict for px, verdict in arm.verdicts.items() if px < group.trained.height}
@@ -67,28 +55,28 @@ def arms_table(group: Group, statistics: Statistics) -> Table:
                 f"{arm.mean(Metric.HEAD_PARAMETERS.column):,.0f}",
                 f"{arm.mean(Metric.FLOPS.column) / 1e6:.2f}",
                 f"{arm.mean(Metric.MEMORY_BYTES.column) / 2**20:.2f}",
-                f"{arm.runs[Metric.MS_PER_IMAGE.column].median():.2f}",
+                *([f"{arm.runs[Metric.MS_PER_IMAGE.column].median():.2f}"] if timed else []),
                 summarize(below),
                 summarize(above),
             )
         )
     return Table(
         (
-            "arm",
-            ">seeds",
-            ">test accuracy",
-            ">parameters",
-            ">in the head",
-            ">MFLOP",
-            ">MiB",
-            ">ms",
-            f"below {group.trained.height} px",
-            f"above {group.trained.height} px",
+            *("arm", ">seeds", ">test accuracy", ">parameters", ">in the head", ">MFLOP", ">MiB"),
+            *([">ms"] if timed else []),
+            *(f"below {group.trained.height} px", f"above {group.trained.height} px"),
         ),
         tuple(rows),
-        f"Mean over the seeds [{statistics.confidence:.0%} interval]. MFLOP, MiB (weights and what is alive at once) "
-        "and ms are those of one image. * On the Pareto front of accuracy and parameters.",
+        f"Mean over the seeds [{statistics.confidence:.0%} interval]. MFLOP{', ms' if timed else ''} and MiB (weights "
+        "and what is alive at once) are those of one image. * On the Pareto front of accuracy and parameters.",
     )
+
+
+def _times_tell(group: Group) -> bool:
+    """Whether arms differ more in their milliseconds for an image than the runs of any one of them."""
+    times = [arm.runs[Metric.MS_PER_IMAGE.column] for arm in group.arms]
+    medians = [float(of_arm.median()) for of_arm in times]
+    return max(float(of_arm.max() - of_arm.min()) for of_arm in times) < max(medians) - min(medians)
 
 
 def sizes_table(group: Group, statistics: Statistics) -> Table:
@@ -96,7 +84,7 @@ def sizes_table(group: Group, statistics: Statistics) -> Table:
     rows = []
     for mode in Mode:
         for px in group.other_heights:
-            condition = at_height(mode, px, group.trained.test_height)
+            condition = group.condition(mode, px)
             cells = []
             for arm in group.arms:
                 verdict = arm.verdicts[px].value if px in arm.verdicts else "-"
@@ -108,7 +96,7 @@ def sizes_table(group: Group, statistics: Statistics) -> Table:
     return Table(
         ("images", *(arm.name for arm in group.arms)),
         tuple(rows),
-        f"What each arm, trained at {group.trained.in_words}, does with images of another size, and its test accuracy "
+        f"What each arm does with images of another size than {group.trained.in_words}, and its test accuracy "
         f"[{statistics.confidence:.0%} interval].",
     )
 
@@ -125,30 +113,78 @@ def comparisons_table(group: Group, statistics: Statistics, every_condition: boo
                 found.second,
                 found.condition.words(group.trained.in_words),
                 interval_text(found.difference, statistics.confidence),
-                f"{found.difference.probability_above_zero():.3f}",
-                verdict_text(found, statistics),
-                f"{found.p_value:.2g}",
+                wins_text(found.wins),
+                verdict_text(found.decision, found.first, found.second, found.difference.seeds, statistics),
+                p_text(found.decision.p_value),
             )
         )
     return Table(
-        ("A", "B", "images", ">A − B in points", ">P(A > B)", "verdict", ">p"),
+        ("A", "B", "images", ">A − B in points", ">A wins", "verdict", ">p of the verdict, or of the nearest"),
         tuple(rows),
         f"Paired over seeds and test images. Points are hundredths of accuracy, [{statistics.confidence:.0%} interval] "
-        f"over other seeds and other images; δ = {points_text(statistics.margin)}; p after Holm's correction "
-        "for all comparisons of the study.",
+        f"over other seeds and other images; δ = {points_text(statistics.margin)}. A wins: share of the seeds in which "
+        "the run of A is more accurate than that of B. p after Holm's correction, over the comparisons at the training "
+        "size and over those at other sizes apart.",
     )
 
 
-def verdict_text(found: Comparison, statistics: Statistics) -> str:
-    """The verdict in words."""
-    if found.outcome in (Outcome.A_BETTER, Outcome.B_BETTER):
-        better = found.first if found.outcome is Outcome.A_BETTER else found.second
-        return f"{better} better by more than {points_text(statistics.margin)}"
-    if found.outcome is Outcome.EQUIVALENT:
+def verdict_text(decision: Decision, first: str, second: str, seeds: int, statistics: Statistics) -> str:
+    """The verdict in words; `seeds` is how many there are."""
+    names = {Outcome.A_BETTER: first, Outcome.B_BETTER: second}
+    if decision.outcome in names:
+        return f"{names[decision.outcome]} better by more than {points_text(statistics.margin)}"
+    if decision.outcome is Outcome.EQUIVALENT:
         return f"equivalent within {points_text(statistics.margin)}"
-    if found.more_seeds is None:
-        return "undecided; more seeds alone would not settle it"
-    return f"undecided; about {found.more_seeds} more seeds would settle it"
+    nearest = f"{names[decision.claimed]} better" if decision.claimed in names else "equivalent"
+    return _undecided_text(nearest, decision, seeds)
+
+
+def _undecided_text(nearest: str, decision: Decision, seeds: int) -> str:
+    """An undecided comparison: what it comes closest to, and how many more seeds have an even chance to decide it."""
+    text = f"undecided, nearest to {nearest}"
+    if isinstance(decision.advice, int):
+        return (
+            f"{text}; an even chance with about {decision.advice - seeds} more seeds, if the truth is near the estimate"
+        )
+    return f"{text}; {decision.advice.value}" if decision.advice is not None else text
+
+
+def _change_verdict(decision: Decision, seeds: int, statistics: Statistics) -> str:
+    """The verdict on a change of A − B."""
+    if decision.outcome in (Outcome.A_BETTER, Outcome.B_BETTER):
+        way = "grows" if decision.outcome is Outcome.A_BETTER else "falls"
+        return f"{way} by more than {points_text(statistics.margin)}"
+    if decision.outcome is Outcome.EQUIVALENT:
+        return f"changes by less than {points_text(statistics.margin)}"
+    nearest = {Outcome.A_BETTER: "a rise", Outcome.B_BETTER: "a fall"}.get(decision.claimed, "no change")
+    return _undecided_text(nearest, decision, seeds)
+
+
+def contrasts_table(contrasts: Contrasts, statistics: Statistics) -> Table:
+    """A row for each pair of arms and of values of a setting: how the lead changes."""
+    rows = []
+    for found in contrasts.found:
+        leads = ", ".join(
+            f"{interval_text(lead, statistics.confidence)} at {level_text(level)}"
+            for level, lead in zip(found.levels, found.leads, strict=True)
+        )
+        arms = found.first if found.second is None else f"{found.first} − {found.second}"
+        rows.append(
+            (
+                found.dataset,
+                arms,
+                leads,
+                interval_text(found.change, statistics.confidence),
+                _change_verdict(found.decision, found.change.seeds, statistics),
+                p_text(found.decision.p_value),
+            )
+        )
+    return Table(
+        ("dataset", "A − B", f"by {contrasts.over}, in points", ">change in points", "verdict", ">p"),
+        tuple(rows),
+        "A change is a difference of differences of accuracy at the training size, paired over seeds and test images "
+        f"[{statistics.confidence:.0%} interval]; p after Holm's correction for all changes.",
+    )
 
 
 def pareto_front(group: Group) -> set[str]:
@@ -157,9 +193,9 @@ def pareto_front(group: Group) -> set[str]:
     Between arms with equally many parameters, a verdict has to say that one is more accurate; a mean does not.
     """
     better = {
-        (found.first, found.second) if found.outcome is Outcome.A_BETTER else (found.second, found.first)
+        (found.first, found.second) if found.decision.outcome is Outcome.A_BETTER else (found.second, found.first)
         for found in group.comparisons
-        if found.condition == TEST and found.outcome in (Outcome.A_BETTER, Outcome.B_BETTER)
+        if found.condition == TEST and found.decision.outcome in (Outcome.A_BETTER, Outcome.B_BETTER)
     }
 
     def dominates(other: Arm, arm: Arm) -> bool:

@@ -11,9 +11,16 @@ from pipeline.comparison.report.tables import Table
 
 def print_report(report: Report, console: Console) -> None:
     """Prints the answer first, then what it rests on; what happens at each other size is in the files alone."""
+    console.print()
+    console.print(report.answer)
+    for warning in report.warnings:
+        console.print(f"Mind: {warning}.")
+    if report.contrasts is not None:
+        console.print(_rendered(report.contrasts, ""))
     for section in report.sections:
         console.print()
-        console.print(section.conclusion)
+        if section.conclusion is not None:
+            console.print(section.conclusion)
         console.print(_rendered(section.arms, section.group.title))
         if section.group.comparisons:
             console.print(_rendered(section.headline, ""))
@@ -22,6 +29,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print(section.control)
         for line in section.group.left_out:
             console.print(f"Left out: {line}.")
+    console.print(report.limits)
 
 
 def _rendered(table: Table, title: str) -> RichTable:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.common.condition import AS_IS, Condition, Mode, at_height
+from pipeline.common.condition import AS_IS, Condition, Mode
 from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import Arm
-from pipeline.comparison.estimates import Bootstrap, Estimate, estimate
-from pipeline.comparison.report.tables import Table, accuracy_text, interval_text
+from pipeline.comparison.best_ways import choices
+from pipeline.comparison.report.tables import Table
+from pipeline.comparison.report.words import accuracy_text, interval_text, way_text
 from pipeline.comparison.settings import Statistics
 
 
@@ -38,76 +37,28 @@ class WayStyle(Protocol):
     def line(self) -> str: ...
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The best way to run an arm's models on images smaller, or larger, than those of training.
-
-    Attributes:
-        arm: Name of the arm.
-        mode: Of making the images.
-        heights: Of the images in pixels.
-        best: The way with the highest mean accuracy over `heights`, of those that take all of them.
-        accuracy: Of it, over `heights`.
-        next_best: The second; None if no other takes all of `heights`.
-        difference: Of the two; None likewise.
-    """
-
-    arm: str
-    mode: Mode
-    heights: tuple[int, ...]
-    best: str
-    accuracy: Estimate
-    next_best: str | None
-    difference: Estimate | None
-
-
-def choices(group: Group, statistics: Statistics) -> list[Choice]:
-    """The best way of each arm, in each mode, below and above the training size."""
-    found = []
-    for arm, mode, larger in itertools.product(group.arms, Mode, (False, True)):
-        heights = [px for px in arm.verdicts if (px > group.trained.height if larger else px < group.trained.height)]
-        tables = {
-            way: np.mean([arm.answers[condition] for condition in conditions], axis=0)
-            for way in (AS_IS, *arm.ways)
-            if (conditions := [at_height(mode, px, group.trained.test_height, way) for px in heights])
-            and set(conditions) <= set(arm.answers)
-        }
-        ranked = sorted(tables, key=lambda way: -float(tables[way].mean()))
-        if not ranked or len(arm.seeds) < 2:
-            continue
-        seeds, images = tables[ranked[0]].shape
-        bootstrap = Bootstrap(seeds, images, statistics.resamples)
-        means = dict(zip(ranked, bootstrap.means([tables[way] for way in ranked]), strict=True))
-        best, second = ranked[0], ranked[1] if len(ranked) > 1 else None
-        difference = None
-        if second is not None:
-            difference = estimate(tables[best] - tables[second], means[best] - means[second])
-        accuracy = estimate(tables[best], means[best])
-        found.append(Choice(arm.name, mode, tuple(heights), best, accuracy, second, difference))
-    return found
-
-
 def best_ways_table(group: Group, statistics: Statistics) -> Table:
     """A row for each arm, mode and side of the training size: the most accurate way, and how far the next one is."""
     rows = []
-    for choice in choices(group, statistics):
+    for choice in choices(group.arms, group.trained.height, group.trained.test_height, statistics):
         span = f"{choice.heights[0]}–{choice.heights[-1]} px" if len(choice.heights) > 1 else f"{choice.heights[0]} px"
         rows.append(
             (
                 choice.arm,
                 f"{span}, {choice.mode.short}",
-                _way_text(choice.best),
+                way_text(choice.best),
                 accuracy_text(choice.accuracy, statistics.confidence),
-                "-" if choice.next_best is None else _way_text(choice.next_best),
+                "-" if choice.next_best is None else way_text(choice.next_best),
                 interval_text(choice.difference, statistics.confidence) if choice.difference else "-",
+                ", ".join(map(way_text, choice.rivals)) or "-",
             )
         )
     return Table(
-        ("arm", "images", "best way", ">accuracy", "next best", ">best − next in points"),
+        ("arm", "images", "best way", ">accuracy", "next best", ">best − next in points", "not decided against"),
         tuple(rows),
         "Means over the probed sizes of that side, among the ways that take all of them "
-        f"[{statistics.confidence:.0%} interval], paired over seeds and images. The best of several is flattered: an "
-        "interval that hardly leaves 0 out says little.",
+        f"[{statistics.confidence:.0%} interval], paired over seeds and images. The best of several is flattered. "
+        "Whether it is better than another is corrected for that (Holm, over every pair of ways).",
     )
 
 
@@ -117,8 +68,8 @@ def ways_table(group: Group, statistics: Statistics, mode: Mode) -> Table:
     rows = []
     for arm in group.arms:
         for way in (AS_IS, *arm.ways):
-            conditions = [at_height(mode, px, group.trained.test_height, way) for px in heights]
-            rows.append((arm.name, _way_text(way), *(_cell(arm, condition, statistics) for condition in conditions)))
+            conditions = [group.condition(mode, px, way) for px in heights]
+            rows.append((arm.name, way_text(way), *(_cell(arm, condition, statistics) for condition in conditions)))
     return Table(
         ("arm", "way", *(f">{px} px" for px in heights)),
         tuple(rows),
@@ -153,7 +104,7 @@ def ways_figure(group: Group, statistics: Statistics, ways: Mapping[str, WayStyl
             color, marker, line = ("#000000", "o", "-") if way == AS_IS else ("#999999", ".", "-")
             if (style := ways.get(way)) is not None:
                 color, marker, line = style.color, style.marker, style.line
-            conditions = [at_height(mode, px, group.trained.test_height, way) for px in heights]
+            conditions = [group.condition(mode, px, way) for px in heights]
             means, errors = arm.curve(conditions, statistics.confidence)
             axis.errorbar(
                 heights,
@@ -164,7 +115,7 @@ def ways_figure(group: Group, statistics: Statistics, ways: Mapping[str, WayStyl
                 linestyle=line,
                 markersize=5,
                 capsize=2,
-                label=_way_text(way),
+                label=way_text(way),
             )
         axis.set(ylim=(0, 1), xticks=heights)
         axis.tick_params(axis="x", labelrotation=90)
@@ -179,10 +130,6 @@ def ways_figure(group: Group, statistics: Statistics, ways: Mapping[str, WayStyl
     }
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, fontsize="small")
     return figure
-
-
-def _way_text(way: str) -> str:
-    return way or "as it is"
 
 
 def ways_tables(group: Group, statistics: Statistics) -> list[Table]:
