@@ -167,7 +167,13 @@ def mark_verdicts(axis: Axes, verdicts: dict[int, Verdict]) -> None:
     axis.set_xlim(edges[0], edges[-1])
     styles: dict[Verdict, dict[str, Any]] = {
         Verdict.REFUSES: {"facecolor": "0.88", "edgecolor": "none", "label": "refused"},
-        Verdict.CROPS: {"facecolor": "none", "edgecolor": "0.7", "hatch": "///", "linewidth": 0, "label": "cropped"},
+        Verdict.CROPS: {
+            "facecolor": "none",
+            "edgecolor": "0.7",
+            "hatch": "///",
+            "linewidth": 0,
+            "label": "map cropped",
+        },
     }
     for index, verdict in enumerate(verdicts.values()):
         if verdict in styles:

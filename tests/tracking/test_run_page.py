@@ -76,7 +76,7 @@ def test_refused_sizes_are_shaded_and_cropped_ones_hatched() -> None:
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [
         "refused",
-        "cropped",
+        "map cropped",
         "image resized",
         "on a canvas",
     ]
