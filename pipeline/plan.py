@@ -22,8 +22,9 @@ def plan_table(config: Config, facts: DatasetFacts, planned: Sequence[PlannedSiz
     """The plan as a table, a row for each image size."""
     trained = f"trained on {facts.name} at {facts.trained_size} px"
     table = Table(title=f"{config.head.name} on {config.backbone.name}, {trained}")
-    for heading in ("image / px", "feature map", "head sees", "verdict", "seen", "parameters*", "why"):
-        table.add_column(heading, justify="right" if heading in ("seen", "parameters*") else "left")
+    numbers = ("seen of\nthe map", "seen of\nthe image", "parameters*")
+    for heading in ("image / px", "feature\nmap", "collapsed\nto", "verdict", *numbers, "why"):
+        table.add_column(heading, justify="right" if heading in numbers else "left")
     for plan in planned:
         table.add_row(
             size_text(plan.size),
@@ -31,6 +32,7 @@ def plan_table(config: Config, facts: DatasetFacts, planned: Sequence[PlannedSiz
             size_text(plan.collapsed) if plan.collapsed else "-",
             plan.verdict.value,
             f"{plan.seen_fraction:.0%}",
+            f"{plan.seen_pixels:.0%}",
             f"{plan.parameters:,}" if plan.parameters else "-",
             plan.reason,
         )

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from pipeline.config import CONFIG_DIR, Config, register, to_typed
+from pipeline.training.settings import Precision
 
 ROOT = Path(__file__).parents[1]
 HANG_SECONDS = 1800
@@ -142,6 +143,15 @@ def _seeded() -> None:
     np.random.seed(0)
     if "keras" in sys.modules:  # Tests of programs alone go without TensorFlow.
         sys.modules["keras"].utils.set_random_seed(0)
+
+
+@pytest.fixture
+def in_precision() -> Iterator[Callable[[Precision], None]]:
+    """Sets the precision of what Keras builds from then on; the test's end sets float32."""
+    import keras
+
+    yield lambda precision: keras.config.set_dtype_policy(precision.value)
+    keras.config.set_dtype_policy("float32")
 
 
 @pytest.fixture(scope="session")

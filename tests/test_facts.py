@@ -36,6 +36,22 @@ def test_a_full_window_is_global_average_pooling() -> None:
         assert pooled.numpy().ravel().tolist() == pytest.approx([5])  # 45 / 9, or 45 times a rounded 1 / 9
 
 
+def test_average_pooling_in_half_precision_adds_up_in_it_and_global_average_pooling_does_not() -> None:
+    """Why every mean over a map is computed in float32.
+
+    float16 has 11 bits: from 256 on it holds multiples of 1/4 at most, so that each further 3.9 counts as 4. On 28×28
+    cells that makes 4 of all but the first 66 = 256 / 3.9, and more than 3.98 of the mean.
+    """
+    feature_map = np.full((1, 28, 28, 1), 3.9, np.float16)
+    with keras.device("cpu"):
+        full = keras.layers.AveragePooling2D((28, 28), dtype="float16")(feature_map)
+        mean = keras.layers.GlobalAveragePooling2D(dtype="float16")(feature_map)
+        in_float32 = keras.layers.AveragePooling2D((28, 28), dtype="float32")(feature_map)
+    assert 3.98 < float(full[0, 0, 0, 0]) <= 4
+    assert float(mean[0, 0]) == float(feature_map[0, 0, 0, 0])
+    assert float(in_float32[0, 0, 0, 0]) == pytest.approx(float(feature_map[0, 0, 0, 0]), rel=1e-5)
+
+
 def test_a_window_larger_than_the_map_cannot_be_built() -> None:
     with pytest.raises(ValueError, match="zero or negative"):
         keras.layers.AveragePooling2D((7, 7))(keras.Input((6, 6, 1)))

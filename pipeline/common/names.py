@@ -75,6 +75,9 @@ class Metric(Recorded):
     MS_PER_IMAGE = "cost/ms_per_image"
     SIZE_PX = "size/px"
     SEEN_FRACTION = "size/seen_fraction"
+    """Share of the feature map that can change the class scores."""
+    SEEN_PIXELS = "size/seen_pixels"
+    """Share of the image that can; runs of before have none."""
 
 
 class Param(Recorded):

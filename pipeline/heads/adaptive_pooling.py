@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.common.size import Size
+from pipeline.heads.base import POOLING_DTYPE
 
 if TYPE_CHECKING:
     from keras import KerasTensor
 
 
 def adaptive_average_pool(feature_map: KerasTensor, bins: Size) -> KerasTensor:
-    """Means over each bin: (N, H, W, C) to (N, *bins, C). The same map where it has the size of `bins`."""
+    """Means over each bin: (N, H, W, C) to float32 (N, *bins, C). The same map where it has the size of `bins`."""
     from keras import ops
 
+    feature_map = ops.cast(feature_map, POOLING_DTYPE)
+
     def weights(axis: int) -> KerasTensor:
-        inside = ops.cast(_cells_in_bins(feature_map, axis, bins[axis - 1]), feature_map.dtype)
+        inside = ops.cast(_cells_in_bins(feature_map, axis, bins[axis - 1]), POOLING_DTYPE)
         return ops.divide(inside, ops.sum(inside, axis=1, keepdims=True))
 
     rows_pooled = ops.einsum("ih,nhwc->niwc", weights(1), feature_map)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.common.settings import is_count
 from pipeline.common.size import Size, size_text
-from pipeline.heads.base import MEAN, Head
+from pipeline.heads.base import MEAN, POOLING_DTYPE, Head
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -101,8 +101,10 @@ class AveragePool(Head):
     def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
         import keras
 
-        pool = keras.layers.AveragePooling2D(self.window(native), self._strides(native), self.padding)
-        return keras.layers.Flatten()(pool(feature_map))
+        pool = keras.layers.AveragePooling2D(
+            self.window(native), self._strides(native), self.padding, dtype=POOLING_DTYPE
+        )
+        return keras.layers.Flatten(dtype=POOLING_DTYPE)(pool(feature_map))
 
 
 def _is_two_positive(value: object) -> bool:

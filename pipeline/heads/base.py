@@ -32,6 +32,12 @@ EVERY_CELL = "every cell"
 """The `collapsed_function` of a map that is kept whole."""
 MEAN = "mean of each channel"
 """The `collapsed_function` of the mean over the whole map."""
+POOLING_DTYPE = "float32"
+"""In which every mean over a map is computed, under any precision of training.
+
+On a CPU, AveragePooling2D adds the cells up, and counts them, in the type of the map. In float16 the mean of 256×256
+cells can be twice what it is, or infinite, and GlobalAveragePooling2D, which adds up in float32, is another function.
+"""
 
 
 @dataclass(frozen=True)
@@ -184,4 +190,5 @@ class Head(Settings, ABC):
     def _drop(self, x: KerasTensor) -> KerasTensor:
         import keras
 
-        return keras.layers.Dropout(self.dropout)(x) if self.dropout else x
+        # In the type that comes, for logits to be made of means in float32 with and without it.
+        return keras.layers.Dropout(self.dropout, dtype=x.dtype)(x) if self.dropout else x

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.common.size import Size
-from pipeline.heads.base import MEAN, Head
+from pipeline.heads.base import MEAN, POOLING_DTYPE, Head
 
 if TYPE_CHECKING:
     from keras import KerasTensor
@@ -46,8 +46,8 @@ class GlobalAveragePool(GlobalPool):
     def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
         import keras
 
-        pooled = keras.layers.GlobalAveragePooling2D(keepdims=self.keepdims)(feature_map)
-        return keras.layers.Flatten()(pooled) if self.keepdims else pooled
+        pooled = keras.layers.GlobalAveragePooling2D(keepdims=self.keepdims, dtype=POOLING_DTYPE)(feature_map)
+        return keras.layers.Flatten(dtype=POOLING_DTYPE)(pooled) if self.keepdims else pooled
 
 
 @dataclass
@@ -97,8 +97,8 @@ class GeneralizedMeanPool(GlobalPool):
         import keras
         from keras import ops
 
-        values = ops.maximum(ops.cast(feature_map, "float32"), self.FLOOR)
+        values = ops.maximum(ops.cast(feature_map, POOLING_DTYPE), self.FLOOR)
         # The result does not depend on what it is divided and multiplied by, so neither does its gradient.
         largest = ops.stop_gradient(ops.max(values, axis=(1, 2)))
         powers = ops.power(values / ops.expand_dims(largest, (1, 2)), self.p)
-        return largest * ops.power(keras.layers.GlobalAveragePooling2D(dtype="float32")(powers), 1 / self.p)
+        return largest * ops.power(keras.layers.GlobalAveragePooling2D(dtype=POOLING_DTYPE)(powers), 1 / self.p)

@@ -90,6 +90,32 @@ def for_any_size(model: keras.Model) -> keras.Model:
     return again(model, keras.Input((None, None, model.input_shape[-1]), dtype=model.inputs[0].dtype))[0]
 
 
+def float_twin(model: keras.Model) -> keras.Model:
+    """The same layers from float32 images (N, ?, ?, C), which have a gradient, whatever numbers `model` takes.
+
+    Args:
+        model: From images (N, ?, ?, C). Models inside it that want integers get floats too, and nothing is cast to any.
+    """
+    graph, _ = again(model, keras.Input(model.input.shape[1:], dtype=model.input.dtype))
+    return keras.models.clone_model(
+        graph,
+        input_tensors=keras.Input(model.input.shape[1:], dtype="float32"),
+        clone_function=lambda operation: operation,
+        call_function=lambda operation, *args, **kwargs: (
+            args[0] if _is_conversion(operation) or _makes_integers(operation) else operation(*args, **kwargs)
+        ),
+    )
+
+
+def _is_conversion(operation: keras.Operation) -> bool:
+    """Whether Keras put the operation before a model inside a model, to give it the type of its input."""
+    return type(operation).__name__ == "ConvertToTensor"
+
+
+def _makes_integers(operation: keras.Operation) -> bool:
+    return type(operation).__name__ == "Cast" and "int" in operation.dtype
+
+
 def _replay(graph: keras.Model, inputs: KerasTensor) -> tuple[keras.Model, list[Call]]:
     """Uses each layer of a graph again; a model among them gives way to its layers, which may be models again."""
     found: list[Call] = []
@@ -99,8 +125,8 @@ def _replay(graph: keras.Model, inputs: KerasTensor) -> tuple[keras.Model, list[
             outputs = (operation.call if is_graph(operation) else operation)(*args, **kwargs)
         except Exception as error:  # Each layer has its own way of refusing a shape.
             raise LayerRefusesError(operation) from error
-        # Keras converts what it gives to a model inside a model, even to the type that it has.
-        if type(operation).__name__ == "ConvertToTensor" and outputs.dtype == args[0].dtype:
+        # Keras converts even to the type that it has.
+        if _is_conversion(operation) and outputs.dtype == args[0].dtype:
             return args[0]
         tensors = [value for value in keras.tree.flatten([args, kwargs]) if isinstance(value, keras.KerasTensor)]
         found.append(Call(operation, tuple(tensors), tuple(keras.tree.flatten(outputs))))

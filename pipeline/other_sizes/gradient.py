@@ -6,53 +6,68 @@ import math
 
 import keras
 import numpy as np
-import psutil
 import tensorflow as tf
 
-from pipeline.common.errors import UserError
-from pipeline.common.size import Size, size_text
-
-GRADIENT_IMAGES = 16
-"""Feature maps whose gradients are taken together; a cell counts as seen if it matters for any of them."""
+PASS_VALUES = 2**25
+"""Numbers in the feature maps whose gradients are taken together, at most, unless a single map has more: 134 MB."""
 
 
-def check_memory(map_shape: tuple[int, int, int], size: Size) -> None:
-    """Raises `UserError` if `seen_fraction_of` has no room for maps (H, W, C) of images of `size` px."""
-    rows, columns, channels = map_shape
-    maps = max(GRADIENT_IMAGES, math.ceil(rows * columns / channels))
-    # Twice what it is given, their gradients, and what the head makes of them on the way.
-    needed, available = 4 * maps * math.prod(map_shape) * 4, psutil.virtual_memory().available
-    if needed > available:
-        raise UserError(
-            f"Images of {size_text(size)} px are too large: to see which cells of their {size_text((rows, columns))} "
-            f"feature map count takes {needed / 1e9:,.1f} GB, {available / 1e9:.1f} GB are free. Use smaller sizes in "
-            "dataset.image_size, training.sizes, size_probe.sizes or size_probe.scales, or more strides."
-        )
-
-
-def seen_fraction_of(head: keras.Model, maps: np.ndarray) -> float:
-    """Share of the cells of feature maps (N, H, W, C) that can change the logits.
+def seen_cells(head: keras.Model, map_shape: tuple[int, int, int]) -> np.ndarray:
+    """Which cells of feature maps (H, W, C) can change the logits: bool (H, W).
 
     By gradient of what the first Dense layer makes of them, which without hidden layers is the logits. It is taken
-    before any ReLU: a unit that happens to be off says nothing about which cells it looks at. Each cell has its turn at
-    being a channel's largest, because a maximum has a gradient at one cell only.
+    before any ReLU: a unit that happens to be off says nothing about which cells it looks at. It is taken of a map of
+    equal cells: a maximum has a gradient at all cells that are largest.
+
+    If the other cells then do change something, the head picks some cells in another way, and each of these has its
+    turn at being its channel's largest. Memory does not grow with their number, see `PASS_VALUES`.
     """
+    generator = np.random.default_rng(0)
+    equal = np.broadcast_to(1 + generator.random(map_shape[-1], np.float32), map_shape)
+    seen = _with_gradient(head, equal[None])
+    others = np.argwhere(~seen)
+    if len(others) and not _change_nothing(head, equal, ~seen, generator):
+        maps = max(1, PASS_VALUES // math.prod(map_shape))
+        for start in range(0, len(others), turns := maps * map_shape[-1]):
+            seen |= _with_gradient(head, _with_peaks(equal, others[start : start + turns]))
+    return seen
+
+
+def _parts(head: keras.Model) -> tuple[keras.Model, keras.layers.Dense]:
+    """What collapses the map, and the first Dense layer."""
     dense = next(layer for layer in head.layers if isinstance(layer, keras.layers.Dense))
-    collapse = keras.Model(head.input, dense.input)
-    feature_maps = tf.constant(_with_peaks(maps))
+    return keras.Model(head.input, dense.input), dense
+
+
+def _with_gradient(head: keras.Model, maps: np.ndarray) -> np.ndarray:
+    """Which cells of any of the maps (N, H, W, C) have a gradient: bool (H, W)."""
+    collapse, dense = _parts(head)
+    feature_maps = tf.constant(maps)
     with tf.GradientTape() as tape:
         tape.watch(feature_maps)
         outputs = tf.matmul(tf.cast(collapse(feature_maps, training=False), tf.float32), dense.kernel)
         # Random signs and weights, so that a cell's gradients do not cancel over the outputs.
         total = tf.reduce_sum(outputs * tf.random.stateless_normal(outputs.shape, seed=(0, 0)))
-    gradient = tape.gradient(total, feature_maps)
-    return float(np.mean(np.any(gradient.numpy() != 0, axis=(0, 3))))
+    return np.any(tape.gradient(total, feature_maps).numpy() != 0, axis=(0, 3))
 
 
-def _with_peaks(maps: np.ndarray) -> np.ndarray:
-    """Feature maps (N, H, W, C), repeated until each of the H·W cells stands out in one channel of one map."""
-    count, rows, columns, channels = maps.shape
-    cell = np.arange(rows * columns)
-    peaked = maps[np.arange(max(count, math.ceil(len(cell) / channels))) % count]
-    peaked[cell // channels, cell // columns, cell % columns, cell % channels] = 2 * abs(maps).max() + 1
+def _change_nothing(head: keras.Model, plain: np.ndarray, cells: np.ndarray, generator: np.random.Generator) -> bool:
+    """Whether the collapsed map (H, W, C) stays the same when `cells`, bool (H, W), hold much more, and much less."""
+    collapse, _ = _parts(head)
+    # One at a time: in a batch, equal maps need not be computed in the same order.
+    before = collapse(plain[None], training=False).numpy()
+    for sign in (1, -1):
+        other = sign * 9 * (1 + generator.random(plain.shape, np.float32))
+        changed = np.where(cells[:, :, None], other, plain)
+        if not np.array_equal(collapse(changed[None], training=False).numpy(), before):
+            return False
+    return True
+
+
+def _with_peaks(plain: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Copies of a map (H, W, C), as few as there have to be for each of the cells (N, 2) to stand out in a channel."""
+    channels = plain.shape[-1]
+    peaked = np.repeat(plain[None], math.ceil(len(cells) / channels), axis=0)
+    turn = np.arange(len(cells))
+    peaked[turn // channels, cells[:, 0], cells[:, 1], turn % channels] = 2 * plain.max() + 1
     return peaked

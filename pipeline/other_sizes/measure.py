@@ -15,12 +15,11 @@ import tensorflow as tf
 from pipeline.common.condition import AS_IS, Mode
 from pipeline.common.size import Size, size_text
 from pipeline.data.batches import Data
-from pipeline.data.tf_data import resize
 from pipeline.heads.base import Head
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.base import ImageSizeError
 from pipeline.models.predict import compiled
-from pipeline.other_sizes.gradient import GRADIENT_IMAGES, seen_fraction_of
+from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.modes import MAKERS, canvas_places
 from pipeline.other_sizes.parts import NotRecognizedError, Parts
 from pipeline.other_sizes.plan import ContractError, PlannedSize, SizePlan
@@ -61,6 +60,7 @@ class MeasuredSize:
         map_size: Height and width of the feature map in cells; None where the backbone leaves none.
         verdict: What the trained head did.
         seen_fraction: Share of the map's cells that can change the logits, by gradient; 0.0 if refused.
+        seen_pixels: Share of the image's pixels that can, through these cells; 0.0 if refused.
         reason: One sentence for people.
         as_is: Predictions of the model as it is.
         ways: Predictions of the model run in each way of `pipeline.other_sizes.ways` that its head allows, by name.
@@ -70,6 +70,7 @@ class MeasuredSize:
     map_size: Size | None
     verdict: Verdict
     seen_fraction: float
+    seen_pixels: float
     reason: str
     as_is: Predictions = Predictions()
     ways: Mapping[str, Predictions] = field(default_factory=dict)
@@ -148,7 +149,7 @@ class _Measurement:
     def at(self, size: Size) -> MeasuredSize:
         """What the model does with images of a size in pixels."""
         facts, native_map = self._data.facts, self._plan.native_map
-        map_shape, rebuilt, verdict, seen_fraction = None, None, Verdict.REFUSES, 0.0
+        map_shape, rebuilt, verdict, seen_fraction, seen_pixels = None, None, Verdict.REFUSES, 0.0, 0.0
         heads: dict[str, Callable[[np.ndarray], tf.Tensor]] = {}
         try:
             map_shape = self._plan.backbone.map_shape(self._backbone, size)
@@ -158,8 +159,8 @@ class _Measurement:
         except (ImageSizeError, ValueError) as error:
             reason = str(error)
         if rebuilt is not None and map_shape is not None:
-            images, _ = next(self._data.test(GRADIENT_IMAGES).as_numpy_iterator())
-            seen_fraction = seen_fraction_of(rebuilt, self._features_of(resize(images, size)).numpy())
+            cells = seen_cells(rebuilt, map_shape)
+            seen_fraction, seen_pixels = float(cells.mean()), self._plan.seen_pixels(cells, size)
             whole = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
             verdict = whole if seen_fraction == 1 else Verdict.CROPS
             reason = f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts"
@@ -173,6 +174,7 @@ class _Measurement:
             map_size=map_shape[:2] if map_shape else None,
             verdict=verdict,
             seen_fraction=seen_fraction,
+            seen_pixels=seen_pixels,
             reason=reason,
             as_is=predictions.get(AS_IS, Predictions()),
             ways={name: predictions.get(name, Predictions()) for name in self.ways},
@@ -255,9 +257,11 @@ def check_plan(head: Head, planned: Sequence[PlannedSize], measured: Sequence[Me
     """Raises `ContractError` unless what was measured is what was planned."""
     for plan, measurement in zip(planned, measured, strict=True):
         same = (plan.size, plan.map_size, plan.verdict) == (measurement.size, measurement.map_size, measurement.verdict)
-        if not same or not math.isclose(plan.seen_fraction, measurement.seen_fraction):
+        shares = (plan.seen_fraction, measurement.seen_fraction), (plan.seen_pixels, measurement.seen_pixels)
+        if not same or not all(math.isclose(*of_one) for of_one in shares):
             raise ContractError(
                 f"head={head.name} at {size_text(plan.size)} px: planned {plan.verdict.value} with "
-                f"{plan.seen_fraction:.4f} of the map seen ({plan.reason}), measured {measurement.verdict.value} with "
-                f"{measurement.seen_fraction:.4f} ({measurement.reason})"
+                f"{plan.seen_fraction:.4f} of the map and {plan.seen_pixels:.4f} of the image seen ({plan.reason}), "
+                f"measured {measurement.verdict.value} with {measurement.seen_fraction:.4f} and "
+                f"{measurement.seen_pixels:.4f} ({measurement.reason})"
             )

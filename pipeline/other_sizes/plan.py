@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import tensorflow as tf
 
 from pipeline.common.errors import ConfigError, require
 from pipeline.common.size import Size, of_shape, size_text
@@ -17,7 +19,8 @@ from pipeline.heads import HEADS
 from pipeline.heads.base import Head
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.base import Backbone, ImageSizeError, ImageTooSmallError
-from pipeline.other_sizes.gradient import GRADIENT_IMAGES, check_memory, seen_fraction_of
+from pipeline.models.reach import reach_of
+from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.settings import SizeProbe
 
 
@@ -35,6 +38,7 @@ class PlannedSize:
         collapsed: Height and width that the head leaves for its Dense layers; None like `map_size`.
         verdict: What the head, trained at the training size, does here.
         seen_fraction: Share of the map's cells that can change the logits, by gradient; 0.0 if refused.
+        seen_pixels: Share of the image's pixels that can, through these cells; 0.0 if refused.
         parameters: Parameters of a model built for this size from scratch; None where none can be built.
         reason: One sentence for people.
     """
@@ -44,6 +48,7 @@ class PlannedSize:
     collapsed: Size | None
     verdict: Verdict
     seen_fraction: float
+    seen_pixels: float
     parameters: int | None
     reason: str
 
@@ -66,7 +71,8 @@ class SizePlan:
 
     def __init__(self, backbone: Backbone, head: Head, facts: DatasetFacts) -> None:
         self.backbone, self.head, self.facts = backbone, head, facts
-        self._extractor = backbone.build(facts.channels)
+        with tf.device("CPU"):  # Where `reach_of` computes; a GPU's memory is for training.
+            self._extractor = backbone.build(facts.channels)
         rows, columns, _ = backbone.map_shape(self._extractor, facts.image_size)
         self.native_map: Size = (rows, columns)
         head.check(self.native_map)
@@ -75,20 +81,19 @@ class SizePlan:
         """What will happen to images of a size in pixels.
 
         Raises:
-            UserError: There is no memory to see which cells of so large a map count.
             ContractError: The head declares another seen fraction than its gradient has.
         """
         head = self.head
         try:
             map_shape = self.backbone.map_shape(self._extractor, size)
         except ImageSizeError as error:
-            return PlannedSize(size, None, None, Verdict.REFUSES, 0.0, None, str(error))
+            return PlannedSize(size, None, None, Verdict.REFUSES, 0.0, 0.0, None, str(error))
         contract = head.contract(self.native_map, map_shape[:2])
+        seen_pixels = 0.0
         if contract.verdict is not Verdict.REFUSES:
-            check_memory(map_shape, size)
-            maps = np.random.default_rng(0).random((GRADIENT_IMAGES, *map_shape), np.float32)
             built = head.build(map_shape, self.facts.classes, trained_on=self.native_map)
-            seen_fraction = seen_fraction_of(built, maps)
+            cells = seen_cells(built, map_shape)
+            seen_fraction, seen_pixels = float(cells.mean()), self.seen_pixels(cells, size)
             if not math.isclose(seen_fraction, contract.seen_fraction):
                 raise ContractError(
                     f"head={head.name} declares that {contract.seen_fraction:.4f} of a {size_text(map_shape[:2])} map "
@@ -104,9 +109,18 @@ class SizePlan:
             collapsed=contract.collapsed,
             verdict=contract.verdict,
             seen_fraction=contract.seen_fraction,
+            seen_pixels=seen_pixels,
             parameters=parameters,
             reason=contract.reason,
         )
+
+    def seen_pixels(self, cells: np.ndarray, size: Size) -> float:
+        """Share of the pixels of an image of `size` that some of the cells, bool (H, W), of its map depend on."""
+        return float(self._reach(cells, size).mean())
+
+    @cached_property
+    def _reach(self) -> Callable[[np.ndarray, Size], np.ndarray]:
+        return reach_of(self._extractor)
 
     def sizes(self, probe: SizeProbe) -> list[PlannedSize]:
         """What will happen at each probed size; for what is raised see `at`."""

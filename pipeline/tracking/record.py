@@ -216,6 +216,7 @@ class RunRecord:
             values: dict[str, float] = {
                 Metric.SIZE_PX: height,
                 Metric.SEEN_FRACTION: result.seen_fraction,
+                Metric.SEEN_PIXELS: result.seen_pixels,
                 **{size_accuracy(mode, way): accuracy for (way, mode), accuracy in accuracies.items()},
             }
             metrics += [
@@ -231,6 +232,7 @@ class RunRecord:
                     "feature_map": "×".join(map(str, result.map_size)) if result.map_size else None,
                     "verdict": result.verdict.value,
                     "seen_fraction": result.seen_fraction,
+                    "seen_pixels": result.seen_pixels,
                     **{
                         f"{way}_{mode.value}_accuracy".lstrip("_"): None if math.isnan(accuracy) else accuracy
                         for (way, mode), accuracy in accuracies.items()  # JSON has no NaN.

@@ -67,14 +67,14 @@ def describe(
 
 def _size_table(measured: Sequence[MeasuredSize]) -> str:
     lines = [
-        "| image / px | feature map | verdict | seen | "
+        "| image / px | feature map | verdict | seen of the map | seen of the image | "
         + " | ".join(f"accuracy, {mode.short}" for mode in Mode)
         + " |",
-        "|---|---|---|---:|" + "---:|" * len(Mode),
+        "|---|---|---|---:|---:|" + "---:|" * len(Mode),
     ]
     lines += [
         f"| {size_text(result.size)} | {size_text(result.map_size) if result.map_size else '-'} | "
-        f"`{result.verdict.value}` | {result.seen_fraction:.0%} | "
+        f"`{result.verdict.value}` | {result.seen_fraction:.0%} | {result.seen_pixels:.0%} | "
         + " | ".join(_number(result.as_is.accuracy(mode)) for mode in Mode)
         + " |"
         for result in measured
@@ -133,7 +133,7 @@ def _probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def size_figure(measured: Sequence[MeasuredSize]) -> Figure:
-    """Accuracy by image height in pixels, refused sizes marked, cropped ones hatched; below it the seen fraction."""
+    """Accuracy by image height in pixels, refused sizes marked, cropped ones hatched; below it what is seen."""
     heights = [result.size[0] for result in measured]
     figure = Figure(figsize=(WIDTH, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -142,8 +142,10 @@ def size_figure(measured: Sequence[MeasuredSize]) -> Figure:
         top.plot(heights, [result.as_is.accuracy(mode) for result in measured], style, color=color, label=mode.label)
     top.set(ylabel="test accuracy", ylim=(0, 1.02))
     top.legend(loc="lower right", fontsize="small")
-    bottom.plot(heights, [result.seen_fraction for result in measured], "k.-")
-    bottom.set(xlabel="image height / px", ylabel="share of the\nmap that counts", ylim=(-0.05, 1.05), xticks=heights)
+    bottom.plot(heights, [result.seen_fraction for result in measured], "k.-", label="seen of the map")
+    bottom.plot(heights, [result.seen_pixels for result in measured], ".--", color="0.5", label="seen of the image")
+    bottom.set(xlabel="image height / px", ylabel="share", ylim=(-0.05, 1.05), xticks=heights)
+    bottom.legend(fontsize="x-small")
     return figure
 
 
@@ -165,7 +167,13 @@ def mark_verdicts(axis: Axes, verdicts: dict[int, Verdict]) -> None:
     axis.set_xlim(edges[0], edges[-1])
     styles: dict[Verdict, dict[str, Any]] = {
         Verdict.REFUSES: {"facecolor": "0.88", "edgecolor": "none", "label": "refused"},
-        Verdict.CROPS: {"facecolor": "none", "edgecolor": "0.7", "hatch": "///", "linewidth": 0, "label": "cropped"},
+        Verdict.CROPS: {
+            "facecolor": "none",
+            "edgecolor": "0.7",
+            "hatch": "///",
+            "linewidth": 0,
+            "label": "map cropped",
+        },
     }
     for index, verdict in enumerate(verdicts.values()):
         if verdict in styles:

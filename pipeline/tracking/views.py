@@ -98,7 +98,8 @@ def comparison_view(
                     _by_pixels([size_accuracy(mode)], f"test accuracy by image height / px, {mode.label}")
                     for mode in Mode
                 ),
-                _by_pixels([Metric.SEEN_FRACTION], "share of the feature map that counts, by image height / px"),
+                _by_pixels([Metric.SEEN_FRACTION], "share of the feature map that is seen, by image height / px"),
+                _by_pixels([Metric.SEEN_PIXELS], "share of the image that is seen, by image height / px"),
             ],
         ),
         (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,13 +14,14 @@ import tensorflow as tf
 from pipeline.common.errors import ConfigError
 from pipeline.common.size import Size
 from pipeline.heads.average import AveragePool
-from pipeline.heads.base import Head
+from pipeline.heads.base import MEAN, Head
 from pipeline.heads.flatten import FlattenDense
 from pipeline.heads.global_pools import GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
 from pipeline.heads.pyramid import SpatialPyramidPool
 from pipeline.heads.verdict import Verdict
-from pipeline.other_sizes.gradient import seen_fraction_of
+from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.measure import rebuild
+from pipeline.training.settings import Precision
 
 NATIVE, ADAPTS, CROPS, REFUSES = Verdict.NATIVE, Verdict.ADAPTS, Verdict.CROPS, Verdict.REFUSES
 
@@ -117,8 +120,7 @@ def test_declared_contract_is_what_the_model_does(head: Head) -> None:
             assert contract.verdict is REFUSES, size
             continue
         assert contract.verdict is not REFUSES, size
-        maps = np.random.default_rng(1).random((16, *size, channels), np.float32)
-        assert contract.seen_fraction == pytest.approx(seen_fraction_of(rebuilt, maps)), size
+        assert contract.seen_fraction == pytest.approx(seen_cells(rebuilt, (*size, channels)).mean()), size
 
 
 def test_weights_that_fit_by_accident_are_refused() -> None:
@@ -137,6 +139,34 @@ def test_keepdims_changes_nothing_but_shapes() -> None:
     kept.set_weights(flat.get_weights())
     maps = np.random.default_rng(0).random((5, 7, 7, 4), np.float32)
     assert np.array_equal(flat(maps), kept(maps))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("side", [7, 28, 56, 256])
+@pytest.mark.parametrize("precision", Precision)
+def test_a_full_window_is_the_global_average_in_every_precision(
+    precision: Precision, side: int, in_precision: Callable[[Precision], None], tmp_path: Path
+) -> None:
+    """Saved and loaded too. Cells are multiples of 1/8 from 2 to 31/8, which each precision holds.
+
+    Sums are exact in any order: 256 · 256 · 31 eighths are 2 million, below float32's 2²⁴. A mean rounds at most twice
+    (times a rounded 1/n), by 2 · 2⁻²⁴ of less than 4, and each of 3 logits takes 8 of them, each times at most 1.
+    """
+    in_precision(precision)
+    maps = np.random.default_rng(0).integers(16, 32, (2, side, side, 8)).astype(np.float32) / 8
+    kernel = np.random.default_rng(1).uniform(-1, 1, (8, 3)).astype(np.float32)
+    expected = maps.mean(axis=(1, 2), dtype=np.float64) @ kernel
+    # And 8 products and their sum with a bias, below 8 · 4 = 32 in all, round 2 · 8 times.
+    tolerance = 8 * 4 * 2 * 2**-24 + 32 * 2 * 8 * 2**-24
+    for head in (AveragePool(), AveragePool(dropout=0.5), GlobalAveragePool(), GlobalAveragePool(keepdims=True)):
+        assert head.collapsed_function((side, side)) == MEAN
+        built = head.build((side, side, 8), 3)
+        built.set_weights([kernel, np.zeros(3)])
+        path = tmp_path / "head.keras"
+        built.save(path)
+        loaded = keras.saving.load_model(path, safe_mode=True)
+        for model in (built, loaded):
+            np.testing.assert_allclose(model(maps, training=False), expected, rtol=0, atol=tolerance, err_msg=str(head))
 
 
 def test_dropout_acts_in_training_only() -> None:

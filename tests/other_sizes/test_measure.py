@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.common.condition import Mode
 from pipeline.common.errors import ConfigError
+from pipeline.common.size import Size
 from pipeline.data import source
 from pipeline.data.batches import Data
 from pipeline.data.facts import DatasetFacts
@@ -20,12 +21,14 @@ from pipeline.heads import HEADS
 from pipeline.heads.average import AveragePool
 from pipeline.heads.base import Head
 from pipeline.heads.flatten import FlattenDense
-from pipeline.heads.global_pools import GlobalAveragePool
+from pipeline.heads.global_pools import GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
+from pipeline.heads.pyramid import SpatialPyramidPool
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.small import SmallFcn
 from pipeline.models.build import build_model
 from pipeline.models.predict import accuracy, predict
-from pipeline.other_sizes.gradient import seen_fraction_of
+from pipeline.other_sizes import gradient
+from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.measure import MeasuredSize, check_plan, measure_sizes
 from pipeline.other_sizes.modes import canvas_places, lay_on_canvas
 from pipeline.other_sizes.plan import ContractError, SizePlan
@@ -85,6 +88,13 @@ def test_plan_follows_the_rules(head: Head, verdicts: list[str]) -> None:
     assert [size.seen_fraction for size in plan if size.verdict is Verdict.CROPS] == pytest.approx(
         window_or_map if isinstance(head, AveragePool) else []
     )
+    # What is seen of the image is in test_reach.py. Of 32, 40 and 52 px, cells 0 to 6 depend on the first 34.
+    of_image = [1, (34 / 40) ** 2, (34 / 52) ** 2]
+    assert [size.seen_pixels for size in plan if size.verdict is Verdict.CROPS] == pytest.approx(
+        of_image if isinstance(head, AveragePool) else []
+    )
+    others = [size for size in plan if size.verdict is not Verdict.CROPS]
+    assert [size.seen_pixels for size in others] == [float(size.verdict is not Verdict.REFUSES) for size in others]
     native = plan[3]
     assert native.parameters == 65_568 + (7 * 7 * 64 * 10 + 10 if isinstance(head, FlattenDense) else 64 * 10 + 10)
 
@@ -123,7 +133,7 @@ def test_measurement_agrees_with_the_plan(digits: Data, head: Head) -> None:
     for result in measured:
         refused = result.verdict is Verdict.REFUSES
         assert [math.isnan(result.as_is.accuracy(mode)) for mode in Mode] == [refused] * len(Mode)
-        assert (result.seen_fraction == 0) == refused
+        assert (result.seen_fraction == 0) == (result.seen_pixels == 0) == refused
 
 
 @pytest.mark.long
@@ -139,10 +149,14 @@ def test_a_disagreement_fails_loudly(digits: Data) -> None:
     def with_other(**change: object) -> list[MeasuredSize]:
         return [measured[0], dataclasses.replace(measured[1], **change)]  # type: ignore[arg-type]
 
-    with pytest.raises(ContractError, match="planned crops with 0.6400.*measured refuses"):
+    with pytest.raises(
+        ContractError, match="planned crops with 0.6400 of the map and .* of the image.*measured refuses"
+    ):
         check_plan(head, planned, with_other(verdict=Verdict.REFUSES))
     with pytest.raises(ContractError, match=r"measured crops with 0.5"):
         check_plan(head, planned, with_other(seen_fraction=0.5))
+    with pytest.raises(ContractError, match=r"measured crops with 0.6400 and 0.5000"):
+        check_plan(head, planned, with_other(seen_pixels=0.5))
 
 
 @pytest.mark.long
@@ -192,7 +206,49 @@ def test_a_dead_hidden_layer_does_not_hide_the_map() -> None:
     head.set_weights([-np.abs(kernel), bias - 1, *rest])
     maps = np.ones((2, 3, 3, 4), np.float32)
     assert not np.any(head(maps)[:, 0] != head(maps * 2)[:, 0])
-    assert seen_fraction_of(head, maps) == 1
+    assert seen_cells(head, (3, 3, 4)).all()
+
+
+class _Picking(AveragePool):
+    """Takes the largest of the left columns of cells, with a layer whose gradient goes to one cell."""
+
+    def collapse(self, feature_map: keras.KerasTensor, native: Size) -> keras.KerasTensor:
+        rows, columns = native
+        largest = keras.layers.MaxPooling2D((rows, columns - 1))(feature_map)
+        return keras.layers.Flatten()(largest[:, :1, :1])
+
+
+def test_a_head_that_picks_one_cell_is_looked_at_in_passes_of_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (16, 17, 4)
+    passes: list[int] = []
+    with_gradient = gradient._with_gradient
+
+    def counted(head: keras.Model, maps: np.ndarray) -> np.ndarray:
+        passes.append(len(maps))
+        return with_gradient(head, maps)
+
+    monkeypatch.setattr(gradient, "PASS_VALUES", 5 * 16 * 17 * 4)
+    monkeypatch.setattr(gradient, "_with_gradient", counted)
+    cells = seen_cells(_Picking().build(shape, 3, trained_on=(16, 17)), shape)
+    assert cells[:, :16].all()
+    assert not cells[:, 16].any()
+    # Of equal cells it takes one. The other 271 of 16 · 17 are tried 4 channels a map, 5 maps at a time: 68 maps.
+    assert passes == [1] + 13 * [5] + [3]
+    passes.clear()
+    for head in (GlobalAveragePool(), GlobalMaxPool(), GeneralizedMeanPool(p=100), SpatialPyramidPool()):
+        assert seen_cells(head.build(shape, 3), shape).all()
+    # Averaging crops, and none of the cells that it overlooks has to be tried.
+    assert seen_cells(AveragePool().build(shape, 3, trained_on=(9, 9)), shape).sum() == 9 * 9
+    assert passes == [1] * 5
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("head", [AveragePool(), GlobalMaxPool(), SpatialPyramidPool()], ids=lambda head: head.name)
+def test_maps_of_256_cells_a_side_are_planned(head: Head) -> None:
+    """1,024 px and strides 2 and 2."""
+    facts = DatasetFacts("large", "1.0.0", (1024, 1024, 1), ("a", "b"))
+    plan = SizePlan(SmallFcn(filters=[8] * 4), head, facts).at((1024, 1024))
+    assert (plan.map_size, plan.verdict, plan.seen_fraction, plan.seen_pixels) == ((256, 256), Verdict.NATIVE, 1, 1)
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -35,7 +36,7 @@ from pipeline.other_sizes.ways import WAYS, ways_for
 from pipeline.other_sizes.ways.base import ImageWay
 from pipeline.other_sizes.ways.resize_input import ResizeInput
 from pipeline.training.fit import fit
-from pipeline.training.settings import Training
+from pipeline.training.settings import Precision, Training
 
 RESIZE_INPUT = "resize_input"
 FLATTEN_WAYS = ["dense_to_conv", "dense_to_conv_mean_max", "resize_map", "interpolate_map"]
@@ -98,6 +99,32 @@ def test_each_pair_has_its_ways_and_no_other(
         assert converted(images, training=False).numpy() == pytest.approx(expected, abs=1e-5)
         assert np.isfinite(converted(larger, training=False)).all()
         assert converted.count_params() == model.count_params()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("precision", [Precision.mixed_bfloat16, Precision.mixed_float16])
+@pytest.mark.parametrize("head", [FlattenDense(), AveragePool(dropout=0.3), GlobalAveragePool()], ids=str)
+def test_converted_models_answer_the_same_in_half_precision(
+    head: Head, precision: Precision, in_precision: Callable[[Precision], None], tmp_path: Path
+) -> None:
+    """Converted as the run does, in its precision, and as `pipeline.convert` does, in float32."""
+    in_precision(precision)
+    model = build_model(SmallFcn(), head, (112, 112, 1), 10, seed=0)  # A map of 28×28 cells.
+    model.save(tmp_path / "trained.keras")
+    images = np.random.default_rng(0).integers(0, 256, (4, 112, 112, 1), np.uint8)
+    expected = model(images, training=False).numpy()
+    in_precision(Precision.float32)
+    loaded = keras.saving.load_model(tmp_path / "trained.keras", safe_mode=True)
+    for original, in_which in ((model, precision), (loaded, Precision.float32)):
+        in_precision(in_which)
+        parts = take_apart(original, (112, 112))
+        for way in ways_for(parts):
+            converted = way.convert(original, parts, (112, 112))
+            converted.save(tmp_path / "converted.keras")
+            again = keras.saving.load_model(tmp_path / "converted.keras", safe_mode=True)
+            # The map is in half precision and the same; what follows is in float32, where terms round to 6e-8.
+            assert again(images, training=False).numpy() == pytest.approx(expected, abs=1e-5), way.name
+            assert again.output.dtype == "float32"
 
 
 def test_every_way_is_explained_and_used() -> None:

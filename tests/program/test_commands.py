@@ -89,10 +89,10 @@ def test_the_command_line_wins_over_the_study(tiny_study: Path) -> None:
 def test_plan_prints_the_verdicts_and_writes_nothing(tmp_path: Path) -> None:
     result = run_program("pipeline.plan", "head=average_pool", "dataset=fashion_mnist", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    rows = [[cell.strip() for cell in line.split("│")[1:6]] for line in result.stdout.splitlines() if line[0] == "│"]
+    rows = [[cell.strip() for cell in line.split("│")[1:7]] for line in result.stdout.splitlines() if line[0] == "│"]
     rows = [row for row in rows if row[0]]  # not the second lines of long reasons
     assert rows[-1][:4] == ["56×56", "14×14", "2×2", "refuses"]
-    assert ["35×35", "9×9", "1×1", "crops", "60%"] in rows  # 49 / 81
+    assert ["35×35", "9×9", "1×1", "crops", "60%", "89%"] in rows  # 49 / 81 and (33 / 35)²
     assert list(tmp_path.iterdir()) == []
 
 

@@ -56,7 +56,7 @@ def test_what_is_only_said_or_shown_changes_nothing(file: str, before: str, afte
         ("models/backbones/small.py", "momentum=0.9", "momentum=0.99"),
         ("data/tf_data.py", "antialias=True", "antialias=False"),
         ("training/fit.py", "nesterov=True", "nesterov=False"),
-        ("other_sizes/gradient.py", "GRADIENT_IMAGES = 16", "GRADIENT_IMAGES = 8"),
+        ("other_sizes/gradient.py", "PASS_VALUES = 2**25", "PASS_VALUES = 2**24"),
         ("common/size.py", "max(1, round(", "max(2, round("),
         ("run.py", "plan.check_training(training.sizes)", "pass"),
         ("models/keras_file.py", "raise ConfigError(key, path, rule, remedy)", "raise ValueError(key, path, rule)"),

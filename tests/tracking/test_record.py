@@ -163,10 +163,15 @@ def test_size_behaviour_has_pixels_as_steps_and_nan_where_refused(
     fractions = _history(client, run, "size/seen_fraction")
     assert [fractions[px] for px in sizes] == pytest.approx([seen[verdict] for verdict in VERDICTS[head]])
     assert [run.data.tags[f"size.{px:03d}px"] for px in sizes] == VERDICTS[head]
+    # Of 2 cells the last pixel is 4 + 9 = 13, or 11 where the second layer has an odd number of cells, as of 10 px.
+    pixels = _history(client, run, "size/seen_pixels")
+    assert [pixels[px] for px in sizes] == [float(verdict != "refuses") for verdict in VERDICTS[head]]
 
     table = json.loads(_artifact(client, run, "size_behavior.json").read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [(row["height_px"], row["verdict"]) for row in rows] == list(zip(sizes, VERDICTS[head], strict=True))
+    for name, values in (("seen_fraction", fractions), ("seen_pixels", pixels)):
+        assert [row[name] for row in rows] == pytest.approx([values[px] for px in sizes])
     assert all((row["resize_accuracy"] is None) == (row["verdict"] == "refuses") for row in rows)
     assert _artifact(client, run, "size_behavior.png").read_bytes().startswith(b"\x89PNG")
 

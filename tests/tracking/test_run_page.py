@@ -34,9 +34,11 @@ def _ways(*accuracies: float) -> dict[str, Predictions]:
 
 
 MEASURED = [
-    MeasuredSize((24, 24), (6, 6), Verdict.REFUSES, 0.0, "", Predictions(), _ways(0.8, 0.4, math.nan, math.nan)),
-    MeasuredSize((28, 28), (7, 7), Verdict.NATIVE, 1.0, "", _answers(0.921, 0.921), _ways(0.921, 0.921, 0.921, 0.921)),
-    MeasuredSize((40, 40), (10, 10), Verdict.CROPS, 0.49, "", _answers(0.61, 0.35), _ways(0.9, 0.5, 0.7, 0.6)),
+    MeasuredSize((24, 24), (6, 6), Verdict.REFUSES, 0.0, 0.0, "", Predictions(), _ways(0.8, 0.4, math.nan, math.nan)),
+    MeasuredSize(
+        (28, 28), (7, 7), Verdict.NATIVE, 1.0, 1.0, "", _answers(0.921, 0.921), _ways(0.921, 0.921, 0.921, 0.921)
+    ),
+    MeasuredSize((40, 40), (10, 10), Verdict.CROPS, 0.49, 0.7225, "", _answers(0.61, 0.35), _ways(0.9, 0.5, 0.7, 0.6)),
 ]
 
 
@@ -44,8 +46,9 @@ def test_the_description_begins_with_the_conclusion() -> None:
     cost = Cost(96_362, 65_000, 31_362, 15_000_000, 600_000, 0.8)
     text = describe(FACTS, cost, 0.9212, MEASURED, "python -m pipeline.train seed=3", lambda name: f"at/{name}")
     assert text.splitlines()[0] == ("**96,362 parameters, 0.921 test accuracy at 28 px; refuses 24 px, crops 40 px.**")
-    assert "| 24×24 | 6×6 | `refuses` | 0% | - | - |" in text
-    assert "| 40×40 | 10×10 | `crops` | 49% | 0.6100 | 0.3500 |" in text
+    assert "| verdict | seen of the map | seen of the image |" in text
+    assert "| 24×24 | 6×6 | `refuses` | 0% | 0% | - | - |" in text
+    assert "| 40×40 | 10×10 | `crops` | 49% | 72% | 0.6100 | 0.3500 |" in text
     assert "| image / px, resized / on a canvas | resize_input | dense_to_conv |" in text
     assert "| 24×24 | 0.8000 / 0.4000 | - / - |" in text
     assert "| 40×40 | 0.9000 / 0.5000 | 0.7000 / 0.6000 |" in text
@@ -67,12 +70,13 @@ def test_refused_sizes_are_shaded_and_cropped_ones_hatched() -> None:
     resized, canvas = (line.get_ydata() for line in top.lines)
     assert resized == pytest.approx([math.nan, 0.921, 0.61], nan_ok=True)
     assert canvas == pytest.approx([math.nan, 0.921, 0.35], nan_ok=True)
-    assert np.asarray(bottom.lines[0].get_ydata()).tolist() == [0.0, 1.0, 0.49]
+    seen = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in bottom.lines}
+    assert seen == {"seen of the map": [0.0, 1.0, 0.49], "seen of the image": [0.0, 1.0, 0.7225]}
     legend = top.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [
         "refused",
-        "cropped",
+        "map cropped",
         "image resized",
         "on a canvas",
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.common.size import Size, size_text
+from pipeline.heads.base import POOLING_DTYPE
 from pipeline.other_sizes.parts import Collapse, Parts
 from pipeline.other_sizes.ways.base import MapWay, apply_layers
 
@@ -45,7 +46,7 @@ class DenseToConv(MapWay):
 
         x = _at_least(feature_map, parts.map_size)
         if parts.collapse is not Collapse.flatten:
-            x = keras.layers.AveragePooling2D(parts.map_size, strides=1)(x)
+            x = keras.layers.AveragePooling2D(parts.map_size, strides=1, dtype=POOLING_DTYPE)(x)
         windows = parts.map_size if parts.collapse is Collapse.flatten else (1, 1)
         body, last, ending = _split_at_last(parts.dense)
         for layer in body:
@@ -54,13 +55,13 @@ class DenseToConv(MapWay):
             else:
                 x = _copy_for_maps(layer)(x)
         x = self.reduce(_as_convolution(last, x, windows, None))
-        return apply_layers(ending, keras.layers.Activation(last.activation)(x))
+        return apply_layers(ending, keras.layers.Activation(last.activation, dtype=last.dtype_policy)(x))
 
     def reduce(self, answers: KerasTensor) -> KerasTensor:
         """One answer (N, K) of the answers at all positions (N, ?, ?, K)."""
         import keras
 
-        return keras.layers.GlobalAveragePooling2D()(answers)
+        return keras.layers.GlobalAveragePooling2D(dtype=POOLING_DTYPE)(answers)
 
 
 class DenseToConvMeanMax(DenseToConv):
@@ -72,7 +73,7 @@ class DenseToConvMeanMax(DenseToConv):
     def reduce(self, answers: KerasTensor) -> KerasTensor:
         import keras
 
-        return (super().reduce(answers) + keras.layers.GlobalMaxPooling2D()(answers)) / 2
+        return (super().reduce(answers) + keras.layers.GlobalMaxPooling2D(dtype=POOLING_DTYPE)(answers)) / 2
 
 
 def _at_least(feature_map: KerasTensor, size: Size) -> KerasTensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.heads.base import POOLING_DTYPE
 from pipeline.other_sizes.parts import Collapse, Parts
 from pipeline.other_sizes.ways.base import MapWay, apply_layers
 
@@ -21,4 +22,4 @@ class GrowingWindow(MapWay):
     def outputs(self, feature_map: KerasTensor, parts: Parts) -> KerasTensor:
         import keras
 
-        return apply_layers(parts.dense, keras.layers.GlobalAveragePooling2D()(feature_map))
+        return apply_layers(parts.dense, keras.layers.GlobalAveragePooling2D(dtype=POOLING_DTYPE)(feature_map))

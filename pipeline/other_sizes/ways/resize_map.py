@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.common.size import Size
 from pipeline.heads.adaptive_pooling import adaptive_average_pool
+from pipeline.heads.base import POOLING_DTYPE
 from pipeline.other_sizes.parts import Collapse, Parts
 from pipeline.other_sizes.ways.base import MapWay, apply_layers
 
@@ -23,10 +24,11 @@ class ResizeMap(MapWay):
     def outputs(self, feature_map: KerasTensor, parts: Parts) -> KerasTensor:
         import keras
 
-        return apply_layers(parts.dense, keras.layers.Flatten()(self.resize(feature_map, parts.map_size)))
+        resized = self.resize(feature_map, parts.map_size)
+        return apply_layers(parts.dense, keras.layers.Flatten(dtype=POOLING_DTYPE)(resized))
 
     def resize(self, feature_map: KerasTensor, size: Size) -> KerasTensor:
-        """The map (N, ?, ?, F) brought to (N, *size, F)."""
+        """The map (N, ?, ?, F) brought to float32 (N, *size, F)."""
         return adaptive_average_pool(feature_map, size)
 
 
@@ -39,4 +41,4 @@ class InterpolateMap(ResizeMap):
     def resize(self, feature_map: KerasTensor, size: Size) -> KerasTensor:
         from keras import ops
 
-        return ops.image.resize(feature_map, size, "bilinear", antialias=True)
+        return ops.image.resize(ops.cast(feature_map, POOLING_DTYPE), size, "bilinear", antialias=True)
