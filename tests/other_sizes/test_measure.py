@@ -24,7 +24,8 @@ from pipeline.heads.global_pools import GlobalAveragePool
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.small import SmallFcn
 from pipeline.models.build import build_model
-from pipeline.models.predict import accuracy, predict
+from pipeline.models.predict import predict
+from pipeline.models.scores import accuracy
 from pipeline.other_sizes.gradient import seen_fraction_of
 from pipeline.other_sizes.measure import MeasuredSize, check_plan, measure_sizes
 from pipeline.other_sizes.modes import canvas_places, lay_on_canvas

@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.common.names import QUESTION, Param
 from pipeline.comparison.analysis import Group, analyse
 from pipeline.comparison.arms import common_value
+from pipeline.comparison.report.scores import scores_tables
 from pipeline.comparison.report.tables import Table, arms_table, comparisons_table, sizes_table
 from pipeline.comparison.report.text import conclusion, control_text
 from pipeline.comparison.report.ways import WayStyle, ways_tables
@@ -29,6 +30,7 @@ class Section:
         comparisons: Every comparison.
         sizes: A row for each other image size.
         ways: What other ways to run the models give: the best ways, and a table a mode; none without other ways.
+        scores: Scores beside accuracy, by arm and by class; none where the runs recorded none.
     """
 
     group: Group
@@ -39,6 +41,7 @@ class Section:
     comparisons: Table
     sizes: Table
     ways: tuple[Table, ...]
+    scores: tuple[Table, ...]
 
     @property
     def control_failed(self) -> bool:
@@ -88,4 +91,5 @@ def _section(group: Group, statistics: Statistics) -> Section:
         comparisons=comparisons_table(group, statistics, every_condition=True),
         sizes=sizes_table(group, statistics),
         ways=tuple(ways_tables(group, statistics)),
+        scores=tuple(scores_tables(group)),
     )
