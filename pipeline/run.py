@@ -14,7 +14,8 @@ from pipeline.data import source
 from pipeline.data.batches import Data
 from pipeline.models.build import build_model
 from pipeline.models.cost import measure_cost
-from pipeline.models.predict import accuracy, cross_entropy, predict
+from pipeline.models.predict import predict
+from pipeline.models.scores import score
 from pipeline.other_sizes.measure import check_plan, measure_sizes
 from pipeline.other_sizes.plan import SizePlan
 from pipeline.tracking import run_page
@@ -87,18 +88,18 @@ def train(
             if config.tracking.log_model:
                 record.log_model(model, facts.class_names)
             logits, labels = predict(model, data.test(probe.batch_size), data.test_order())
-            test_accuracy = accuracy(logits, labels)
-            record.log_test(logits, labels, test_accuracy, cross_entropy(logits, labels))
-            log.info("  test accuracy %.4f", test_accuracy)
+            scores = score(logits, labels)
+            record.log_test(logits, labels, scores, facts.class_names)
+            log.info("  test accuracy %.4f", scores.accuracy)
             cost = measure_cost(model, facts.image_shape)
             record.log_cost(cost)
             measured = measure_sizes(model, plan, probe, data, logits, labels)
             check_plan(head, planned, measured)
             record.log_sizes(planned, measured, labels)
-            text = run_page.describe(facts, cost, test_accuracy, measured, command, record.picture)
+            text = run_page.describe(facts, cost, scores, measured, command, record.picture)
             record.log_page(text, run_page.draw(data, logits, labels, measured))
             if config.tracking.register_as:
-                record.register(config.tracking.register_as, test_accuracy)
+                record.register(config.tracking.register_as, scores.accuracy)
     return Trained(record.run_id, result.validation_accuracy)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+MAX_NAMED = 10
+"""Files or classes named in a message that is about many."""
 
 
 class UserError(Exception):
@@ -38,6 +41,12 @@ def suggestion(received: str, known: Iterable[str]) -> str:
     """`Did you mean …?` with the nearest of the known names, or an empty string."""
     near = difflib.get_close_matches(received, list(known), n=1)
     return f"Did you mean {near[0]}?" if near else ""
+
+
+def the_first_of(names: Sequence[str]) -> str:
+    """`a, b, c and 4 more`: no more names than a message has room for."""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def first_line(error: BaseException) -> str:

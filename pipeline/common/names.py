@@ -67,6 +67,9 @@ class Metric(Recorded):
     IMAGES_PER_SECOND = "train/images_per_second"
     TEST_ACCURACY = "test/accuracy"
     TEST_LOSS = "test/loss"
+    TEST_BALANCED_ACCURACY = "test/balanced_accuracy"
+    TEST_TOP_5_ACCURACY = "test/top_5_accuracy"
+    TEST_CALIBRATION_ERROR = "test/calibration_error"
     PARAMETERS = "params/total"
     BACKBONE_PARAMETERS = "params/backbone"
     HEAD_PARAMETERS = "params/head"
@@ -107,6 +110,7 @@ class File(StrEnum):
     CONFIG = "config.yaml"
     PREDICTIONS = "predictions.parquet"
     SIZE_PREDICTIONS = "size_predictions.parquet"
+    RECALL_TABLE = "recall_by_class.json"
     SIZE_TABLE = "size_behavior.json"
     SIZE_FIGURE = "size_behavior.png"
     CONFUSION_FIGURE = "confusion_matrix.png"
@@ -126,6 +130,8 @@ PAIRING_TAGS = (Tag.SPLIT, Tag.BATCHES, Tag.INITIAL_BACKBONE)
 """In which two runs must agree for their difference to be that of their arms."""
 ANSWERS = "answers."
 """Before the name of a condition: the column of what a run got right under it."""
+RECALL = "recall."
+"""Before the name of a class: the column of a run's recall of it."""
 INDIFFERENT = (
     *("tracking.", "launch.", "statistics.", "asks.", "output_dir", "question", "rerun", "training.checkpoint_seconds"),
     *("dataset.data_dir", "dataset.path"),  # What lies there counts by its digest.

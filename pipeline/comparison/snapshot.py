@@ -9,10 +9,10 @@ import pandas as pd
 from pipeline.common.condition import TEST
 from pipeline.common.errors import ConfigError, first_line, require
 from pipeline.common.files import atomic_write
-from pipeline.common.names import ANSWERS, PAIRING_TAGS, Metric, Param, Tag
+from pipeline.common.names import ANSWERS, PAIRING_TAGS, RECALL, Metric, Param, Tag
 from pipeline.comparison.answers import unpack
 
-KEPT = ("params.", "metrics.", ANSWERS, "tags.pairing.", "tags.size.")
+KEPT = ("params.", "metrics.", ANSWERS, RECALL, "tags.pairing.", "tags.size.")
 """Beginnings of the columns that are kept, beside `NAMED`."""
 NAMED = (
     *("run_id", "experiment_id", "status", "start_time"),

@@ -154,7 +154,10 @@ class CompareConfig(InOutputDir):
             example="heads",
         )
         self.require(
-            "study", all(map(is_plain_name, self.studies)), "must be names without slashes and quotes", example="heads"
+            "study",
+            all(map(is_plain_name, self.studies)),
+            "must be a name without slashes and quotes, or a list of these",
+            example="heads",
         )
         self.require_plain_name("sweep")
         self.require(

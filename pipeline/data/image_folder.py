@@ -20,7 +20,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image, ImageOps
 
-from pipeline.common.errors import class_and_first_line, require
+from pipeline.common.errors import class_and_first_line, require, the_first_of
 from pipeline.data.facts import DatasetFacts
 from pipeline.data.natural_sizes import NaturalSplit, check_room, to_step
 from pipeline.data.settings import Corrupt, ImageFolder
@@ -31,8 +31,6 @@ log = logging.getLogger("pipeline")
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 """Of the files that TFDS takes for images, in lower or upper case."""
-MAX_NAMED = 10
-"""Files named in a message that is about many."""
 
 
 def _builder(folder: Path) -> tfds.core.DatasetBuilder:
@@ -107,7 +105,7 @@ def _check_folders(dataset: ImageFolder) -> list[str]:
         dataset.require(
             "path",
             not empty,
-            f"holds no image of {_named(empty)} in {split}: there is no {', '.join(SUFFIXES)} file",
+            f"holds no image of {the_first_of(empty)} in {split}: there is no {', '.join(SUFFIXES)} file",
             "Put images there, or delete the folder in every split.",
         )
         named = [file for name in folders(path / split) for file in _images(path / split / name)]
@@ -117,7 +115,7 @@ def _check_folders(dataset: ImageFolder) -> list[str]:
         dataset.require(
             "path",
             not strange,
-            f"holds what is named like an image and is no file that may be read: {_named(sorted(strange))}",
+            f"holds what is named like an image and is no file that may be read: {the_first_of(sorted(strange))}",
             "Delete or rename it, or let yourself read it.",
         )
     # To TFDS every folder is a split, and its labels are the classes of all of them.
@@ -128,13 +126,13 @@ def _check_folders(dataset: ImageFolder) -> list[str]:
             "path",
             not differing,
             f"{dataset.train_split} and {split} hold different classes: one of them alone has "
-            f"{_named(sorted(differing))}",
+            f"{the_first_of(sorted(differing))}",
             "Give both the same folders of classes.",
         )
     dataset.require(
         "path",
         len(classes) > 1,
-        f"needs at least two classes, and {dataset.train_split} has only {_named(classes)}",
+        f"needs at least two classes, and {dataset.train_split} has only {the_first_of(classes)}",
         "Put the images of another class into a folder beside it, in every split.",
     )
     return classes
@@ -142,11 +140,6 @@ def _check_folders(dataset: ImageFolder) -> list[str]:
 
 def _images(folder: Path) -> list[Path]:
     return [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
-
-
-def _named(items: list[str]) -> str:
-    more = f" and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
-    return ", ".join(items[:MAX_NAMED]) + more
 
 
 @functools.lru_cache(maxsize=2)  # The two splits of one folder: every run of a study in this process shares them.
@@ -182,14 +175,15 @@ def decode_folder(
     _check_readable(split, unreadable, count, corrupt)
     ignored = [file for file in (folder / split).glob("*/*") if file.suffix.lower() not in SUFFIXES]
     if ignored:
-        shown = _named([file.relative_to(folder).as_posix() for file in sorted(ignored)])
+        shown = the_first_of([file.relative_to(folder).as_posix() for file in sorted(ignored)])
         log.warning("Left out of %s, neither %s: %s", split, ", ".join(SUFFIXES), shown)
     names = builder.info.features["label"].names
+    without = [name for label, name in enumerate(names) if label not in labels]
     require(
-        len(set(labels)) == len(names),
+        not without,
         "dataset.corrupt",
         corrupt.value,
-        f"{split} has no readable image of {_named([name for label, name in enumerate(names) if label not in labels])}",
+        f"{split} has no readable image of {the_first_of(without)}",
         "Put images there, or delete the folder in every split.",
     )
     if step is None:
@@ -251,7 +245,7 @@ def _check_readable(split: str, unreadable: list[str], count: int, corrupt: Corr
         not unreadable or corrupt is Corrupt.skip,
         "dataset.corrupt",
         corrupt.value,
-        f"{len(unreadable)} of the {count} files of {split} cannot be read as images: {_named(unreadable)}",
+        f"{len(unreadable)} of the {count} files of {split} cannot be read as images: {the_first_of(unreadable)}",
         "Mend or delete them, or leave them out with dataset.corrupt=skip.",
     )
     for file in unreadable:

@@ -51,9 +51,6 @@ class NaturalSplit(ImageSplit):
         """The sizes that there are, (S, 2), ascending."""
         self._size_of, self._reference = size_of.reshape(-1), reference
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def order(self, indices: np.ndarray) -> np.ndarray:
         return indices[np.argsort(self._size_of[indices], kind="stable")]
 

@@ -30,7 +30,7 @@ class Dataset(Settings):
         version: TFDS version such as `3.0.1`; null for the newest.
         train_split: Split to train on, minus the validation part.
         test_split: Split to report on; it never chooses anything.
-        validation_fraction: Share of the training split that is held out, drawn by the run's seed.
+        validation_fraction: Share of the training split that is held out, drawn by the run's seed from every class.
         image_size: [height, width] in pixels to resize every image to; null keeps the dataset's own size.
         native_size: Train and test on images at their natural, varying sizes, each batch of one size. `image_size` is
             then only the reference at which cost is stated and around which other sizes are probed.

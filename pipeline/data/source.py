@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import tensorflow_datasets as tfds
 from filelock import FileLock
 from tensorflow_datasets.core.download import downloader
 
-from pipeline.common.errors import UserError, class_and_first_line
+from pipeline.common.errors import UserError, class_and_first_line, the_first_of
 from pipeline.common.files import DiskFullError, is_disk_full
 from pipeline.data import image_folder
 from pipeline.data.batches import Data
@@ -20,7 +21,10 @@ from pipeline.data.facts import DatasetFacts
 from pipeline.data.natural_sizes import check_count, decode_natural
 from pipeline.data.settings import Cache, Dataset, ImageFolder
 from pipeline.data.splits import ImageSplit, StreamedSplit
-from pipeline.data.tfds import check_no_overlap, check_split, check_whole, damaged, find_builder, supervised_keys
+from pipeline.data.tfds import check_no_overlap, check_split, damaged, find_builder, supervised_keys
+from pipeline.data.validation import hold_out, most_held_out
+
+log = logging.getLogger("pipeline")
 
 
 @functools.singledispatch
@@ -85,23 +89,49 @@ def load(dataset: Dataset, seed: int, cache_dir: Path) -> Data:
     train, test = open_splits(dataset, facts, cache_dir)
     if facts.natural:
         check_count(train, test, dataset.max_sizes)
-    held_out = round(len(train) * dataset.validation_fraction)
-    dataset.require(
-        "validation_fraction",
-        held_out < len(train) and (held_out > 0 or dataset.validation_fraction == 0),
-        f"holds {held_out} of the {len(train)} images of {dataset.train_split} out; at least one must be held out and "
-        "one be left to train on",
-        "Use for example dataset.validation_fraction=0.1, or 0 to hold out none.",
-    )
-    shuffled = np.random.default_rng(seed).permutation(len(train))
+    train_indices, validation_indices = hold_out(train.labels, _held_out(dataset, train), seed)
+    _name_missing_classes(facts, train, validation_indices)
     return Data(
         facts=facts,
         train_split=train,
-        train_indices=np.sort(shuffled[held_out:]),
-        validation_indices=np.sort(shuffled[:held_out]),
+        train_indices=train_indices,
+        validation_indices=validation_indices,
         test_split=test,
         seed=seed,
     )
+
+
+def _held_out(dataset: Dataset, train: ImageSplit) -> int:
+    """How many images are held out for validation; raises `ConfigError` if none or too many would be."""
+    images, fraction, most = len(train), dataset.validation_fraction, most_held_out(train.labels)
+    held_out = round(images * fraction)
+    usual = round(images * 0.1)
+    nearest = min(max(usual, 1), most)
+    example = f"for example dataset.validation_fraction={0.1 if nearest == usual else nearest / images:.6g}, or "
+    dataset.require(
+        "validation_fraction",
+        fraction == 0 or 1 <= held_out <= most,
+        f"holds {held_out} of the {images} images of {dataset.train_split} out; at least one must be held out, and one "
+        "of each class be left to train on",
+        f"Use {example if most else ''}dataset.validation_fraction=0 training.keep_weights=last to hold out none.",
+    )
+    return held_out
+
+
+def _name_missing_classes(facts: DatasetFacts, train: ImageSplit, validation_indices: np.ndarray) -> None:
+    """Says of which classes there is no validation image, if there are any validation images."""
+    held_out = set(train.labels[validation_indices])
+    missing = [
+        f"{name} ({np.count_nonzero(train.labels == label)} in {train.name})"
+        for label, name in enumerate(facts.class_names)
+        if label not in held_out
+    ]
+    if held_out and missing:
+        log.warning(
+            "There is no validation image of %s. Each class keeps one image to train on; then each has one of the "
+            "validation images (%d), the larger classes first.",
+            *(the_first_of(missing), len(validation_indices)),
+        )
 
 
 def forget() -> None:
@@ -151,6 +181,5 @@ def _open(
     if dataset.native_size:
         return decode_natural(builder, split, facts.image_size, dataset.size_step)
     if dataset.cache is Cache.none:
-        check_whole(builder, split)
         return StreamedSplit(builder, split, facts.image_size, dataset.shuffle_buffer)
     return decode_once(dataset.name, dataset.version, dataset.data_dir, split, facts, dataset.cache, cache_dir)

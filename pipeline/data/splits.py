@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from pipeline.common.size import Size
 from pipeline.data.tf_data import PREFETCH_BATCHES, fetch, without_autotune
-from pipeline.data.tfds import read, split_digest
+from pipeline.data.tfds import read, read_labels, split_digest
 
 SMALL_SPLIT = 16 * 2**20
 """Bytes of images up to which TensorFlow holds a copy of a split. It picks batches without Python: the training on the
@@ -24,16 +24,18 @@ class ImageSplit(ABC):
     Attributes:
         name: TFDS name of the split.
         digest: First 32 hexadecimal digits of the SHA-256 of the split's name and files.
+        labels: int64 (N,).
         size: Height and width of the images in pixels; of each image, (N,) and (N,), where they vary.
     """
 
     name: str
     digest: str
+    labels: np.ndarray
     size: Size | tuple[np.ndarray, np.ndarray]
 
-    @abstractmethod
     def __len__(self) -> int:
         """Number of images."""
+        return len(self.labels)
 
     @abstractmethod
     def in_order(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
@@ -62,9 +64,6 @@ class DecodedSplit(ImageSplit):
         self.name, self.digest, self.images, self.labels = name, digest, images, labels
         self.size = images.shape[1:3]
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def in_order(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
         return self._fetch(tf.data.Dataset.from_tensor_slices(indices).batch(batch_size))
 
@@ -92,10 +91,8 @@ class StreamedSplit(ImageSplit):
 
     def __init__(self, builder: tfds.core.DatasetBuilder, name: str, size: Size, shuffle_buffer: int) -> None:
         self.name, self.digest, self.size = name, split_digest(builder, name), size
+        self.labels = read_labels(builder, name)
         self._builder, self._size, self._shuffle_buffer = builder, size, shuffle_buffer
-
-    def __len__(self) -> int:
-        return int(self._builder.info.splits[self.name].num_examples)
 
     def in_order(self, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
         return self._finish(self._images_at(indices).batch(batch_size), math.ceil(len(indices) / batch_size))

@@ -1,11 +1,10 @@
-"""Logits of a model on batches of images, and what follows from them."""
+"""Logits of a model on batches of images."""
 
 from __future__ import annotations
 
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy.special import log_softmax
 
 from pipeline.models.fused import fused_batch_norm
 
@@ -32,13 +31,3 @@ def predict(
     pairs = [(logits_of(images).numpy(), labels) for images, labels in batches.as_numpy_iterator()]
     logits, labels = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     return (logits, labels) if order is None else (logits[np.argsort(order)], labels[np.argsort(order)])
-
-
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Top-1 accuracy of logits (N, K) against labels (N,)."""
-    return float(np.mean(logits.argmax(axis=1) == labels))
-
-
-def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean cross-entropy in nats of logits (N, K) against labels (N,)."""
-    return float(-np.mean(log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
+from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -11,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.common.condition import TEST, Condition
-from pipeline.common.names import ANSWERS, SWEEP, File, Metric, Tag, sweep_tag
+from pipeline.common.names import ANSWERS, RECALL, SWEEP, File, Metric, Tag, sweep_tag
 from pipeline.comparison.answers import pack
 
 
@@ -105,11 +107,17 @@ def _search(filter_string: str) -> pd.DataFrame:
 def with_answers(runs: pd.DataFrame) -> pd.DataFrame:
     """The same table with a column `answers.CONDITION` for each condition, as `comparison.analysis` takes it.
 
+    And one `recall.CLASS` for each class, NaN where there is no test image of it, or where the run is of an earlier
+    version, which did not record recalls.
+
     Args:
         runs: Finished runs, as `mlflow.search_runs` gives them, each with its recorded predictions.
     """
     answers = pd.DataFrame([_answers(run_id) for run_id in runs["run_id"]], index=runs.index)
-    return pd.concat([runs, answers.where(answers.notna(), None)], axis=1)
+    balanced = runs.get(Metric.TEST_BALANCED_ACCURACY.column, pd.Series(index=runs.index, dtype=float))
+    pairs = zip(runs["run_id"], balanced.notna(), strict=True)  # They were recorded together.
+    recalls = pd.DataFrame([_recalls(run_id) if has_recalls else {} for run_id, has_recalls in pairs], index=runs.index)
+    return pd.concat([runs, answers.where(answers.notna(), None), recalls.astype(float)], axis=1)
 
 
 def _answers(run_id: str) -> dict[str, bytes]:
@@ -121,6 +129,14 @@ def _answers(run_id: str) -> dict[str, bytes]:
         if Condition.parse(str(column)) is not None:
             found[f"{ANSWERS}{column}"] = pack((table[column] == table["label"]).to_numpy())
     return found
+
+
+def _recalls(run_id: str) -> dict[str, float | None]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = MlflowClient().download_artifacts(run_id, File.RECALL_TABLE, directory)
+        table = json.loads(Path(path).read_text())
+    name, recall = (table["columns"].index(column) for column in ("class", "recall"))
+    return {f"{RECALL}{row[name]}": row[recall] for row in table["data"]}
 
 
 def _parquet(run_id: str, name: str) -> pd.DataFrame:

@@ -35,6 +35,7 @@ from pipeline.data.batches import Data
 from pipeline.data.facts import DatasetFacts
 from pipeline.data.splits import ImageSplit
 from pipeline.models.cost import Cost
+from pipeline.models.scores import Scores
 from pipeline.other_sizes.measure import MeasuredSize
 from pipeline.other_sizes.plan import PlannedSize
 from pipeline.tracking.identity import RunIdentity
@@ -178,9 +179,23 @@ class RunRecord:
             mlflow.set_tag(Tag.PRUNED, fit.pruned)
 
     @deferred()
-    def log_test(self, logits: np.ndarray, labels: np.ndarray, accuracy: float, loss: float) -> None:
-        """Records the test metrics, and the logits (N, K) and labels (N,) as `predictions.parquet`."""
-        self._metrics({Metric.TEST_ACCURACY: accuracy, Metric.TEST_LOSS: loss})
+    def log_test(self, logits: np.ndarray, labels: np.ndarray, scores: Scores, class_names: Sequence[str]) -> None:
+        """Records the test metrics, the recall of each class, and logits (N, K) and labels (N,).
+
+        Recalls are a table, `recall_by_class.json`: for metrics there may be a thousand. Predictions go to
+        `predictions.parquet`.
+        """
+        values: dict[str, float] = {
+            Metric.TEST_ACCURACY: scores.accuracy,
+            Metric.TEST_LOSS: scores.cross_entropy,
+            Metric.TEST_BALANCED_ACCURACY: scores.balanced_accuracy,
+            Metric.TEST_CALIBRATION_ERROR: scores.calibration_error,
+        }
+        if scores.top_5_accuracy is not None:
+            values[Metric.TEST_TOP_5_ACCURACY] = scores.top_5_accuracy
+        self._metrics(values)
+        recalls = [None if math.isnan(recall) else recall for recall in scores.recalls]  # JSON has no NaN.
+        _log_table(pd.DataFrame({"class": class_names, "images": scores.images, "recall": recalls}), File.RECALL_TABLE)
         columns = {f"logit_{column}": logits[:, column] for column in range(logits.shape[1])}
         _log_parquet(pd.DataFrame({"example_id": np.arange(len(labels)), "label": labels, **columns}), File.PREDICTIONS)
 
@@ -207,7 +222,8 @@ class RunRecord:
         """
         now = int(time.time() * 1000)
         metrics, rows = [], []
-        tags = [entities.RunTag(MLFLOW_LOGGED_ARTIFACTS, json.dumps([{"path": File.SIZE_TABLE, "type": "table"}]))]
+        tables = [{"path": file, "type": "table"} for file in (File.SIZE_TABLE, File.RECALL_TABLE)]
+        tags = [entities.RunTag(MLFLOW_LOGGED_ARTIFACTS, json.dumps(tables))]
         for plan, result in zip(planned, measured, strict=True):
             height, width = result.size
             accuracies = {
@@ -242,9 +258,7 @@ class RunRecord:
                 }
             )
         mlflow.MlflowClient().log_batch(self.run_id, metrics=metrics, tags=tags)
-        # As mlflow.log_table does, which would append to the table of a run that goes on.
-        table = pd.DataFrame(rows).astype(object).to_json(orient="split", index=False)
-        mlflow.log_text(table, File.SIZE_TABLE)
+        _log_table(pd.DataFrame(rows), File.SIZE_TABLE)
         _log_parquet(_size_predictions(measured, labels), File.SIZE_PREDICTIONS)
 
     @deferred()
@@ -322,6 +336,11 @@ def _size_predictions(measured: Sequence[MeasuredSize], labels: np.ndarray) -> p
     }
     probed = labels[: len(next(iter(columns.values())))]
     return pd.DataFrame({"example_id": np.arange(len(probed)), "label": probed, **columns})
+
+
+def _log_table(table: pd.DataFrame, name: File) -> None:
+    """As mlflow.log_table does, which would append to the table of a run that goes on."""
+    mlflow.log_text(table.astype(object).to_json(orient="split", index=False), name)
 
 
 def _log_parquet(table: pd.DataFrame, name: File) -> None:

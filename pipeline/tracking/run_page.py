@@ -20,6 +20,7 @@ from pipeline.data.batches import Data
 from pipeline.data.facts import DatasetFacts
 from pipeline.heads.verdict import LEGEND, Verdict, phrase
 from pipeline.models.cost import Cost
+from pipeline.models.scores import Scores
 from pipeline.other_sizes.measure import MeasuredSize
 
 WIDTH = 7.0
@@ -28,6 +29,8 @@ MISTAKES = 12
 """Misclassified images shown."""
 MODE_STYLES = (("o-", "#0072B2"), ("s--", "#D55E00"))
 """Point and line, and colour, of each mode's curve."""
+MAX_RECALLS = 12
+"""Classes in the description; its room is limited."""
 MAX_NAMED_CLASSES = 30
 """More classes than this have no room for names and numbers in a picture."""
 
@@ -35,7 +38,7 @@ MAX_NAMED_CLASSES = 30
 def describe(
     facts: DatasetFacts,
     cost: Cost,
-    accuracy: float,
+    scores: Scores,
     measured: Sequence[MeasuredSize],
     command: str | None,
     picture: Callable[[str], str],
@@ -45,20 +48,21 @@ def describe(
     Args:
         facts: What it was trained on.
         cost: What the model costs.
-        accuracy: On the test split, at the training size or at natural sizes.
+        scores: On the test split, at the training size or at natural sizes.
         measured: What happened at each probed size.
         command: What to type to run it again; None if it was not started by a command.
         picture: Address of a picture, given its file name.
     """
     verdicts = {result.size[0]: result.verdict for result in measured}
     conclusion = (
-        f"**{cost.parameters_total:,} parameters, {accuracy:.3f} test accuracy at {facts.trained_size.in_words}; "
-        f"{phrase(verdicts, facts.trained_size.height)}.**"
+        f"**{cost.parameters_total:,} parameters, {scores.accuracy:.3f} test accuracy at "
+        f"{facts.trained_size.in_words}; {phrase(verdicts, facts.trained_size.height)}.**"
     )
     parts = [conclusion, f"![Accuracy by image size]({picture(File.SIZE_FIGURE)})", _size_table(measured)]
     if measured[0].ways:
         parts.append(_ways_table(measured))
     parts.append("\n".join(f"- {line}" for line in LEGEND))
+    parts += [_scores_line(scores), _recall_table(scores, facts.class_names)]
     parts += [f"![{name}]({picture(name)})" for name in (File.CONFUSION_FIGURE, File.MISTAKES_FIGURE)]
     if command:
         parts.append(f"Run it again:\n\n```\n{command}\n```")
@@ -92,6 +96,27 @@ def _ways_table(measured: Sequence[MeasuredSize]) -> str:
             " / ".join(_number(predictions.accuracy(mode)) for mode in Mode) for predictions in result.ways.values()
         ]
         lines.append(" | ".join([f"| {size_text(result.size)}", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _scores_line(scores: Scores) -> str:
+    found = {
+        "balanced accuracy": scores.balanced_accuracy,
+        "top-5 accuracy": scores.top_5_accuracy,
+        "calibration error": scores.calibration_error,
+    }
+    return "Test images: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items() if value is not None)
+
+
+def _recall_table(scores: Scores, class_names: Sequence[str]) -> str:
+    """The classes of which the smallest share of test images is classified as them."""
+    hardest = scores.hardest
+    lines = ["| class, lowest recall first | test images | recall |", "|---|---:|---:|"]
+    for label in hardest[:MAX_RECALLS]:
+        name = class_names[label].replace("|", "\\|")
+        lines.append(f"| {name} | {scores.images[label]} | {scores.recalls[label]:.4f} |")
+    if len(hardest) > MAX_RECALLS:
+        lines.append(f"\nAll {len(hardest):,} classes are in {File.RECALL_TABLE}.")
     return "\n".join(lines)
 
 

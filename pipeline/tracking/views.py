@@ -19,6 +19,11 @@ from pipeline.common.names import Metric, Param, size_accuracy
 VIEW_TAG = "mlflow.sharedViewState."
 MAX_DESCRIPTION = 8000
 """Characters after which MLflow cuts a run's tag without a word."""
+TABLE_METRICS = (
+    *(Metric.TEST_ACCURACY, Metric.TEST_BALANCED_ACCURACY, Metric.TEST_CALIBRATION_ERROR),
+    Metric.PARAMETERS,
+)
+"""Columns of the table of runs."""
 HIDDEN_SECTION = "everything else"
 _ALL_RUNS = 1000
 """More runs than a chart should show: MLflow's own limit of ten is about bars it picks itself."""
@@ -142,7 +147,7 @@ def comparison_view(
         "datasetsFilter": [],
         "selectedColumns": [
             *(f"params.`{name}`" for name in dict.fromkeys((Param.HEAD, Param.SEED, *average_by))),
-            *(f"metrics.`{name}`" for name in (Metric.TEST_ACCURACY, Metric.PARAMETERS)),
+            *(f"metrics.`{name}`" for name in TABLE_METRICS),
             *(f"tags.`{name}`" for name in verdict_tags),
         ],
         "runsHiddenMode": "SHOW_ALL",

@@ -45,7 +45,13 @@ def test_facts_come_from_the_dataset() -> None:
 @pytest.mark.long
 def test_validation_is_carved_out_of_train_by_the_seed(tmp_path: Path) -> None:
     data = _load(tmp_path)
-    # round(1,437 · 0.1) = 144
+    # round(1,437 · 0.1) = 144, of which each digit has 144 / 1,437 of its images: of 142 14.23, of 146 14.63, of 145
+    # 14.53, of 143 14.33, of 139 13.93 and of 144 14.43. Rounded down that is 10 · 14 − 1; the 5 that are left go to
+    # the largest remainders: the 9th (.93), the 2nd and 4th (.63), and two of the three of 145, drawn by lot.
+    labels = data.train_split.labels
+    assert np.bincount(labels).tolist() == [142, 146, 142, 146, 145, 145, 145, 143, 139, 144]
+    held_out = np.bincount(labels[data.validation_indices]).tolist()
+    assert (held_out[:4], sorted(held_out[4:7]), held_out[7:]) == ([14, 15, 14, 15], [14, 15, 15], [14, 14, 14])
     assert (len(data.train_indices), len(data.validation_indices), len(data.test_split)) == (1293, 144, 360)
     assert np.array_equal(np.sort(np.concatenate([data.train_indices, data.validation_indices])), np.arange(1437))
     assert np.array_equal(_load(tmp_path).validation_indices, data.validation_indices)
@@ -224,9 +230,21 @@ def test_splits_are_checked(tmp_path: Path) -> None:
 
 
 def test_a_validation_part_that_would_be_empty_or_all_is_refused(tmp_path: Path) -> None:
-    for fraction, held_out in ((0.0003, 0), (0.9999, 1437)):
-        with pytest.raises(ConfigError, match=f"holds {held_out} of the 1437 images of train out"):
+    # Each of the ten classes keeps an image: 1,437 − 10 = 1,427 can be held out, and round(1,437 · 0.9933) is 1,427.
+    for fraction, held_out in ((0.0003, 0), (0.9934, 1428), (0.9999, 1437)):
+        with pytest.raises(ConfigError, match=f"holds {held_out} of the 1437 images of train out") as caught:
             _load(tmp_path, validation_fraction=fraction)
+        assert "Use for example dataset.validation_fraction=0.1, or dataset.validation_fraction=0 " in str(caught.value)
+    assert len(_load(tmp_path, validation_fraction=0.9933).train_indices) == 10
+
+
+@pytest.mark.long
+def test_the_caches_hold_out_the_same_images(tmp_path: Path) -> None:
+    first, *others = (_load(tmp_path, cache=cache) for cache in Cache)
+    for other in others:
+        assert other.train_split.labels.dtype == first.train_split.labels.dtype == np.int64
+        assert np.array_equal(other.train_split.labels, first.train_split.labels)
+        assert np.array_equal(other.validation_indices, first.validation_indices)
 
 
 @pytest.mark.slow

@@ -353,6 +353,57 @@ def test_validation_images_are_the_same_at_one_size_and_at_natural_sizes(folder:
     assert one.batches != other.batches
 
 
+def _folder_of(folder: Path, **images: int) -> Path:
+    """So many training images of each class, and a test image."""
+    for name, count in images.items():
+        for index in range(count):
+            _write(folder / "train" / name / f"{index:03d}.png", Image.new("L", (4, 4)))
+        _write(folder / "test" / name / "0.png", Image.new("L", (4, 4)))
+    return folder
+
+
+@pytest.mark.long
+def test_a_rare_class_is_held_out_whatever_the_seed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = _folder_of(tmp_path, common=200, rare=3)
+    drawn = set()
+    for seed in range(20):
+        data = _load(folder, seed, validation_fraction=0.1)
+        labels = data.train_split.labels
+        # round(203 · 0.1) = 20, of which the rare class has one instead of 20 · 3 / 203 = 0.30.
+        assert np.bincount(labels[data.validation_indices]).tolist() == [19, 1]
+        assert np.bincount(labels[data.train_indices]).tolist() == [181, 2]
+        drawn |= set(data.validation_indices[labels[data.validation_indices] == 1])
+    assert drawn == set(np.flatnonzero(labels == 1))  # Each of the three, by one seed or another.
+    assert "validation image" not in caplog.text
+
+
+def test_classes_without_a_validation_image_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = _folder_of(tmp_path, common=20, pair=2, single=1)
+    # round(23 · 0.1) = 2: one of each class that can spare it.
+    data = _load(folder, validation_fraction=0.1)
+    assert np.bincount(data.train_split.labels[data.validation_indices]).tolist() == [1, 1]
+    assert "There is no validation image of single (1 in train). Each class keeps one image to train on;" in caplog.text
+    caplog.clear()
+    # round(23 · 0.05) = 1, which is for the largest class.
+    data = _load(folder, validation_fraction=0.05)
+    assert data.train_split.labels[data.validation_indices].tolist() == [0]
+    assert "There is no validation image of pair (2 in train), single (1 in train). " in caplog.text
+    caplog.clear()
+    assert len(_load(folder, validation_fraction=0.0).validation_indices) == 0
+    assert "validation image" not in caplog.text
+
+
+def test_the_fraction_that_a_refusal_advises_works(tmp_path: Path) -> None:
+    few, single = _folder_of(tmp_path / "few", a=2, b=1), _folder_of(tmp_path / "single", a=1, b=1)
+    # round(3 · 0.1) = 0 and round(3 · 0.9) = 3 of the 3 − 2 = 1 that can be held out; a third is that one.
+    for fraction in (0.1, 0.9):
+        with pytest.raises(ConfigError, match=r"Use for example dataset.validation_fraction=0\.333333, or dataset\."):
+            _load(few, validation_fraction=fraction)
+    assert len(_load(few, validation_fraction=0.333333).validation_indices) == 1
+    with pytest.raises(ConfigError, match=r"on\. Use dataset.validation_fraction=0 training.keep_weights=last to hold"):
+        _load(single, validation_fraction=0.5)
+
+
 def test_sizes_go_to_the_nearest_step() -> None:
     image = np.zeros((1, 1, 1), np.uint8)
     for step, sides in (
@@ -606,7 +657,7 @@ def test_icons_of_five_sizes(tmp_path: Path) -> None:
         accuracies.setdefault(run.data.params["image_size"], []).append(run.data.metrics["test/accuracy"])
     sides = {images.shape[1:3] for images, _ in _load(folder, native_size=True).train(32, epochs=1).as_numpy_iterator()}
     assert sides == {(side, side) for side in ICON_SIZES}
-    labels = _load(folder).test_split.labels  # type: ignore[attr-defined]
+    labels = _load(folder).test_split.labels
     chance = np.bincount(labels).max() / len(labels)
     for size, found in accuracies.items():
         print(

@@ -26,7 +26,8 @@ from pipeline.heads.pyramid import SpatialPyramidPool
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.small import SmallFcn
 from pipeline.models.build import build_model
-from pipeline.models.predict import accuracy, predict
+from pipeline.models.predict import predict
+from pipeline.models.scores import accuracy
 from pipeline.other_sizes import gradient
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.measure import MeasuredSize, check_plan, measure_sizes

@@ -26,7 +26,8 @@ from pipeline.models.backbones.base import Backbone
 from pipeline.models.backbones.pretrained import KerasApplication
 from pipeline.models.backbones.small import ResNet, SmallFcn
 from pipeline.models.build import build_model
-from pipeline.models.predict import accuracy, predict
+from pipeline.models.predict import predict
+from pipeline.models.scores import accuracy
 from pipeline.other_sizes.measure import measure_sizes
 from pipeline.other_sizes.parts import Collapse, NotRecognizedError
 from pipeline.other_sizes.plan import SizePlan

@@ -259,6 +259,7 @@ def test_the_table_has_the_columns(page: Page, address: str) -> None:
     page.set_viewport_size({"width": 2600, "height": 1000})
     page.goto(f"{address}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=study-heads")
     columns = ["params.`head`", "params.`seed`", "metrics.`test/accuracy`", "metrics.`params/total`"]
+    columns += ["metrics.`test/balanced_accuracy`", "metrics.`test/calibration_error`"]
     columns += [f"tags.`size.{px:03d}px`" for px in SIZES]
     for column in columns:
         expect(page.locator(f'[role=columnheader][col-id="{column}"]')).to_be_visible()

@@ -60,9 +60,11 @@ def test_a_reader_that_goes_ends_the_command_without_a_word(arguments: str, tmp_
     assert process.wait(timeout=HANG_SECONDS) == 128 + signal.SIGPIPE
 
 
-def test_the_study_ends_with_one_table_and_the_way_to_the_dashboard(tiny_study: Path) -> None:
+def test_the_study_ends_with_its_tables_and_the_way_to_the_dashboard(tiny_study: Path) -> None:
     lines = (tiny_study / "stdout.txt").read_text().splitlines()
-    rows = {line.split("│")[1].strip(): line for line in lines if line.startswith("│")}
+    tables = [index for index, line in enumerate(lines) if line.startswith("┏")]
+    assert len(tables) == 2  # Of the arms, and of the scores beside accuracy.
+    rows = {line.split("│")[1].strip(): line for line in lines[: tables[1]] if line.startswith("│")}
     for head, total, in_head, above in (
         ("flatten_dense", "68,138", "2,570", "refuses"),
         ("average_pool", "66,218", "650", "crops (10–12 px)"),
@@ -71,7 +73,7 @@ def test_the_study_ends_with_one_table_and_the_way_to_the_dashboard(tiny_study: 
         cells = [cell.strip() for cell in rows[head].split("│")]
         assert cells[2:3] + cells[4:6] == ["1", total, in_head]
         assert above in rows[head]
-    assert sum(line.startswith("┏") for line in lines) == 1
+    assert "calibration error" in lines[tables[1] + 1]
     *_, how, view, link = lines
     assert how == f"Compare in the dashboard: python -m pipeline.dashboard output_dir={tiny_study}/outputs, then open"
     assert view == "digits, heads: heads compared"

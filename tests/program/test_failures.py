@@ -42,8 +42,8 @@ def test_the_other_runs_of_a_study_go_on_and_are_compared(tmp_path: Path) -> Non
     )
     assert end[3].startswith("- training.sizes=[8, 12]: head=average_pool")
     assert len(end) == 6
-    (row,) = [line for line in result.stdout.splitlines() if line.startswith("│ global_average_pool")]
-    assert "66,218" in row
+    row, _ = [line for line in result.stdout.splitlines() if line.startswith("│ global_average_pool")]
+    assert "66,218" in row  # The other row is of the scores beside accuracy.
     runs = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}").search_runs(["1"], "tags.study = 'heads'")
     assert [(run.data.tags["head"], run.info.status) for run in runs] == [("global_average_pool", "FINISHED")]
 

@@ -15,7 +15,8 @@ from pipeline.heads.average import AveragePool
 from pipeline.heads.global_pools import GlobalAveragePool
 from pipeline.models.backbones.small import SmallFcn
 from pipeline.models.build import build_model
-from pipeline.models.predict import accuracy, predict
+from pipeline.models.predict import predict
+from pipeline.models.scores import accuracy
 from pipeline.other_sizes.take_apart import take_apart
 from pipeline.other_sizes.ways import ways_for
 from tests.conftest import run_program

@@ -14,9 +14,11 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from pipeline.data import source
-from pipeline.tracking.queries import sweeps
+from pipeline.models.scores import score
+from pipeline.tracking.queries import sweeps, with_answers
 from pipeline.tracking.record import RunRecord
 from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import experiment_id, open_store
@@ -185,6 +187,42 @@ def test_predictions_give_back_the_test_accuracy(client: MlflowClient, runs: dic
         assert np.mean(logits.argmax(axis=1) == table["label"]) == run.data.metrics["test/accuracy"]
 
 
+def test_scores_beside_accuracy_are_those_of_the_predictions(client: MlflowClient, runs: dict[str, Run]) -> None:
+    for run in runs.values():
+        table = pd.read_parquet(_artifact(client, run, "predictions.parquet"))
+        labels, logits = table["label"].to_numpy(), table.filter(like="logit_").to_numpy()
+        metrics = run.data.metrics
+        predicted = logits.argmax(axis=1)
+        assert metrics["test/balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted))
+        assert metrics["test/top_5_accuracy"] == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
+        assert metrics["test/top_5_accuracy"] > metrics["test/accuracy"]
+        assert 0 < metrics["test/calibration_error"] < 1
+        recorded = json.loads(_artifact(client, run, "recall_by_class.json").read_text())
+        assert recorded["columns"] == ["class", "images", "recall"]
+        # The test split of digits: 360 images.
+        assert [row[:2] for row in recorded["data"]] == [[str(digit), np.sum(labels == digit)] for digit in range(10)]
+        recalls = [np.mean(predicted[labels == digit] == digit) for digit in range(10)]
+        assert [row[2] for row in recorded["data"]] == pytest.approx(recalls)
+        shown = [table["path"] for table in json.loads(run.data.tags["mlflow.loggedArtifacts"])]
+        assert shown == ["size_behavior.json", "recall_by_class.json"]
+
+
+def test_a_comparison_has_the_recalls_and_does_without_those_of_earlier_runs(
+    client: MlflowClient, runs: dict[str, Run]
+) -> None:
+    table = mlflow.search_runs([next(iter(runs.values())).info.experiment_id], "tags.study = 'heads'")
+    read = with_answers(table)
+    names = [f"recall.{digit}" for digit in range(10)]
+    assert [column for column in read if str(column).startswith("recall.")] == names
+    for (_, row), run_id in zip(read.iterrows(), table["run_id"], strict=True):
+        (run,) = [run for run in runs.values() if run.info.run_id == run_id]
+        recorded = json.loads(_artifact(client, run, "recall_by_class.json").read_text())
+        assert row[names].tolist() == [recall for *_, recall in recorded["data"]]
+    earlier = with_answers(table.drop(columns="metrics.test/balanced_accuracy"))
+    assert not [column for column in earlier if str(column).startswith("recall.")]
+    assert earlier["answers.test"].tolist() == read["answers.test"].tolist()
+
+
 def test_datasets_carry_version_split_and_digest(runs: dict[str, Run]) -> None:
     first, *others = ([entry.dataset for entry in run.inputs.dataset_inputs] for run in runs.values())
     assert {dataset.name for dataset in first} == {"digits 1.0.0 train", "digits 1.0.0 test"}
@@ -242,6 +280,20 @@ def test_the_last_good_model_can_be_loaded(tmp_path: Path) -> None:
     path = MlflowClient().download_artifacts(run.info.run_id, "last_good.keras")
     loaded = keras.saving.load_model(path, safe_mode=True)
     assert loaded(np.full((1, 2, 2, 1), 7.0)).numpy().tolist() == [[7.0]]  # 28 / 4, which no rounding touches
+
+
+@pytest.mark.long
+def test_a_class_without_a_test_image_has_no_recall(tmp_path: Path) -> None:
+    open_store(Tracking(), tmp_path)
+    experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
+    logits, labels = np.array([[1.0, 0, 0], [1, 0, 0]], np.float32), np.array([0, 1])
+    with mlflow.start_run(experiment_id=experiment) as run:
+        RunRecord(experiment, run.info.run_id, {}).log_test(logits, labels, score(logits, labels), ("a", "b", "c"))
+    path = Path(MlflowClient().download_artifacts(run.info.run_id, "recall_by_class.json"))
+    assert json.loads(path.read_text())["data"] == [["a", 1, 1.0], ["b", 1, 0.0], ["c", 0, None]]
+    recorded = MlflowClient().get_run(run.info.run_id).data.metrics
+    assert recorded["test/balanced_accuracy"] == 0.5  # (1 + 0) / 2, over the two classes with images.
+    assert "test/top_5_accuracy" not in recorded
 
 
 @pytest.mark.long

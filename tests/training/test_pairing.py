@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.data import source
@@ -38,6 +40,12 @@ def test_each_fact_changes_with_what_it_is_about(tmp_path: Path) -> None:
     batch = pairing(GlobalAveragePool(), tmp_path, batch_size=16)
     assert (batch.split, batch.backbone) == (reference.split, reference.backbone)
     assert batch.batches != reference.batches
+    data = source.load(Dataset(name="digits"), 0, tmp_path)
+    swapped = replace(data, validation_indices=np.array([data.train_indices[0], *data.validation_indices[1:]]))
+    model = build_model(SmallFcn(filters=[4], strides=[2]), GlobalAveragePool(), (8, 8, 1), 10, seed=0)
+    other = pairing_of(swapped, model, 32)
+    assert other.split != reference.split
+    assert (other.batches, other.backbone) == (reference.batches, reference.backbone)
     wide = pairing(GlobalAveragePool(), tmp_path, filters=8)
     assert (wide.split, wide.batches) == (reference.split, reference.batches)
     assert wide.backbone != reference.backbone

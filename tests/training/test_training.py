@@ -21,7 +21,8 @@ from pipeline.data.settings import Dataset
 from pipeline.heads.global_pools import GlobalAveragePool
 from pipeline.models.backbones.small import SmallFcn
 from pipeline.models.build import build_model
-from pipeline.models.predict import accuracy, cross_entropy, predict
+from pipeline.models.predict import predict
+from pipeline.models.scores import accuracy, cross_entropy
 from pipeline.training import callbacks
 from pipeline.training.callbacks import LossNotFiniteError
 from pipeline.training.devices import prepare_devices

@@ -14,6 +14,7 @@ from pipeline.comparison.contrasts import contrasts
 from pipeline.comparison.recorded import asked
 from pipeline.comparison.report.answer import answer, control_text, training_size_answer
 from pipeline.comparison.report.method import limits
+from pipeline.comparison.report.scores import scores_tables
 from pipeline.comparison.report.tables import Table, arms_table, comparisons_table, contrasts_table, sizes_table
 from pipeline.comparison.report.ways import WayStyle, ways_tables
 from pipeline.comparison.settings import About, Asks, Statistics
@@ -33,6 +34,7 @@ class Section:
         comparisons: Every comparison.
         sizes: A row for each other image size.
         ways: What other ways to run the models give: the best ways, and a table a mode; none without other ways.
+        scores: Scores beside accuracy, by arm and by class; none where the runs recorded none.
     """
 
     group: Group
@@ -43,6 +45,7 @@ class Section:
     comparisons: Table
     sizes: Table
     ways: tuple[Table, ...]
+    scores: tuple[Table, ...]
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def _section(group: Group, asks: Asks, statistics: Statistics) -> Section:
         comparisons=comparisons_table(group, statistics, every_condition=True),
         sizes=sizes_table(group, statistics),
         ways=tuple(ways_tables(group, statistics)),
+        scores=tuple(scores_tables(group)),
     )
 
 

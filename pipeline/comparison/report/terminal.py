@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from pipeline.comparison.report.report import Report
@@ -10,7 +11,7 @@ from pipeline.comparison.report.tables import Table
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Prints the answer first, then what it rests on; what happens at each other size is in the files alone."""
+    """Prints the answer first, then what it rests on; each other size and each class are in the files alone."""
     console.print()
     console.print(report.answer)
     for warning in report.warnings:
@@ -26,6 +27,8 @@ def print_report(report: Report, console: Console) -> None:
             console.print(_rendered(section.headline, ""))
         for table in section.ways[:1]:
             console.print(_rendered(table, "How to run the trained models at other sizes"))
+        for table in section.scores[:1]:
+            console.print(_rendered(table, "Scores beside accuracy"))
         console.print(section.control)
         for line in section.group.left_out:
             console.print(f"Left out: {line}.")
@@ -37,5 +40,5 @@ def _rendered(table: Table, title: str) -> RichTable:
     for heading, number in table.headings:
         shown.add_column(heading, justify="right" if number else "left")
     for row in table.rows:
-        shown.add_row(*row)
+        shown.add_row(*(escape(cell) for cell in row))  # A class may be named like Rich's markup.
     return shown
