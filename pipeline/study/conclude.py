@@ -54,7 +54,7 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: T
     _tell_where(directory)
     for experiment_id, experiment_runs in runs.groupby("experiment_id", sort=False):
         record_report(str(experiment_id), experiment_runs, markdown_page(report), directory)
-    console().print(how_to_look(publish_views(runs), tracking, output_path), soft_wrap=True)
+    console().print(how_to_look(publish_views(runs, report.answer), tracking, output_path), soft_wrap=True)
 
 
 def conclude_studies(

@@ -74,7 +74,7 @@ def record_report(experiment_id: str, runs: pd.DataFrame, text: str, directory: 
     client.set_terminated(run.info.run_id)
 
 
-def publish_views(runs: pd.DataFrame) -> list[View]:
+def publish_views(runs: pd.DataFrame, answer: str | None = None) -> list[View]:
     """Makes or renews the views that show these runs, and the description of their experiments.
 
     In each experiment: the runs of the study (or other sweep), the same as means over the seeds, and all runs there
@@ -82,6 +82,7 @@ def publish_views(runs: pd.DataFrame) -> list[View]:
 
     Args:
         runs: Finished runs, of one call of a study or of another sweep, or a single one.
+        answer: What they come to, for the description; None for a single run.
 
     Returns:
         The view to look at first, of each experiment.
@@ -109,7 +110,7 @@ def publish_views(runs: pd.DataFrame) -> list[View]:
         if key == ALL_KEY and DESCRIPTION_END in experiment.tags.get(Tag.DESCRIPTION, ""):
             continue  # A single run does not take a study's place.
         text = _description(
-            experiment_id, key, prepared[key][0], common_value(group, Param.QUESTION.column), experiment.tags
+            experiment_id, key, prepared[key][0], common_value(group, Param.QUESTION.column), answer, experiment.tags
         )
         tried_twice(partial(client.set_experiment_tag, experiment_id, Tag.DESCRIPTION, text))
     return first_views
@@ -127,7 +128,9 @@ def prepared_views() -> list[View]:
     return [view for _, view in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
-def _description(experiment_id: str, key: str, name: str, question: str | None, tags: dict[str, str]) -> str:
+def _description(
+    experiment_id: str, key: str, name: str, question: str | None, answer: str | None, tags: dict[str, str]
+) -> str:
     """An experiment's description: question and views in its first line, which is all that MLflow shows of it at first.
 
     Args:
@@ -135,6 +138,7 @@ def _description(experiment_id: str, key: str, name: str, question: str | None, 
         key: Of the view to look at first.
         name: Of that view.
         question: What the runs are to answer.
+        answer: What they answer; None where nothing was compared.
         tags: The experiment's tags before.
     """
 
@@ -152,6 +156,7 @@ def _description(experiment_id: str, key: str, name: str, question: str | None, 
     }
     report = reports.get(key.removeprefix(STUDY_KEY))
     parts = [f"**{question or QUESTION}** {links(key, name)}" + (f" · [report]({report})" if report else "")]
+    parts += [answer] if answer else []
     parts += [links(other, names[other]) for other in others]
     parts += [links(ALL_KEY, "all runs")] if key != ALL_KEY else []
     parts.append("\n".join(f"- {line}" for line in LEGEND))
