@@ -10,6 +10,8 @@ import pytest
 from pipeline.comparison.analysis import analyse
 from pipeline.comparison.controls import Agreement, agreement_of
 from pipeline.comparison.report.answer import control_text
+from pipeline.comparison.report.report import make_report
+from pipeline.other_sizes.ways import WAYS
 from tests.comparison.studies import ASKS, STATISTICS, study
 
 
@@ -33,6 +35,18 @@ def test_broken_pairing_shows() -> None:
     found = agreement_of(first, np.roll(second, 1, axis=0))
     assert found.same_seed > found.other_seed
     assert found.shows is False
+
+
+def test_a_study_whose_pairing_is_broken_says_so_first() -> None:
+    runs = study(average=0.9)
+    paired = make_report(runs, STATISTICS, WAYS, ASKS)
+    assert not any("err no more alike" in warning for warning in paired.warnings)
+    pool = runs["tags.head"] == "average_pool"
+    # As if the arm had drawn its seeds anew: seed 0 has what another arm's seed 1 has, and so on.
+    globally = runs.loc[runs["tags.head"] == "global_average_pool", "answers.test"].tolist()
+    runs.loc[pool, "answers.test"] = [*globally[1:], globally[0]]
+    (warning,) = make_report(runs, STATISTICS, WAYS, ASKS).warnings
+    assert warning.startswith("runs of average_pool and global_average_pool with the same seed err no more alike than")
 
 
 def test_three_seeds_cannot_tell() -> None:

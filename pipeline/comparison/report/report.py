@@ -96,7 +96,7 @@ def make_report(
     return Report(
         title=common_value(runs, Param.QUESTION.column) or QUESTION,
         answer=answer(groups, found, asks, statistics),
-        warnings=(*warnings, *repeats, *(found.left_out if found else ())),
+        warnings=(*warnings, *repeats, *_broken_pairings(groups), *(found.left_out if found else ())),
         limits=limits(groups),
         contrasts=contrasts_table(found, statistics) if found is not None and found.found else None,
         sections=tuple(_section(group, asks, statistics) for group in groups),
@@ -118,6 +118,17 @@ def _section(group: Group, asks: Asks, statistics: Statistics) -> Section:
         ways=tuple(ways_tables(group, statistics)),
         scores=tuple(scores_tables(group)),
     )
+
+
+def _broken_pairings(groups: Sequence[Group]) -> list[str]:
+    """A sentence for each control whose runs are no pairs, which their accuracies alone would not show."""
+    return [
+        f"runs of {control.first} and {control.second} with the same seed err no more alike than runs with different "
+        "seeds: they did not start from the same, or it means nothing here"
+        for group in groups
+        for control in group.controls
+        if control.agreement.shows is False
+    ]
 
 
 def _controls_text(group: Group, statistics: Statistics) -> str:

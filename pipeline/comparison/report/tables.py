@@ -14,6 +14,8 @@ from pipeline.comparison.report.words import accuracy_text, interval_text, level
 from pipeline.comparison.settings import Statistics
 from pipeline.heads.verdict import summarize
 
+P_HEADING = ">p of the verdict, or of the nearest"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -119,7 +121,7 @@ def comparisons_table(group: Group, statistics: Statistics, every_condition: boo
             )
         )
     return Table(
-        ("A", "B", "images", ">A − B in points", ">A wins", "verdict", ">p of the verdict, or of the nearest"),
+        ("A", "B", "images", ">A − B in points", ">A wins", "verdict", P_HEADING),
         tuple(rows),
         f"Paired over seeds and test images. Points are hundredths of accuracy, [{statistics.confidence:.0%} interval] "
         f"over other seeds and other images; δ = {points_text(statistics.margin)}. A wins: share of the seeds in which "
@@ -180,7 +182,7 @@ def contrasts_table(contrasts: Contrasts, statistics: Statistics) -> Table:
             )
         )
     return Table(
-        ("dataset", "A − B", f"by {contrasts.over}, in points", ">change in points", "verdict", ">p"),
+        ("dataset", "A − B", f"by {contrasts.over}, in points", ">change in points", "verdict", P_HEADING),
         tuple(rows),
         "A change is a difference of differences of accuracy at the training size, paired over seeds and test images "
         f"[{statistics.confidence:.0%} interval]; p after Holm's correction for all changes.",
