@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from pipeline.config import help as help_texts
 from pipeline.config.launch import cores
 from pipeline.config.paths import PROJECT_ROOT, absolute
-from pipeline.config.safe_files import ExperimentFiles
+from pipeline.config.safe_files import ExperimentFiles, refuse_paths_that_lead_out
 from pipeline.config.schema import CompareConfig, Config, ConvertConfig, DashboardConfig, SyncConfig
 from pipeline.data.settings import Dataset, ImageFolder
 from pipeline.heads import HEADS
@@ -37,6 +37,7 @@ def register() -> None:
     # It need not, since what it loads from the store is a copy anyway.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     Plugins.instance().register(ExperimentFiles)
+    refuse_paths_that_lead_out()
     OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
     # A worker finds what the launching process has resolved, whatever its own working directory is.
     OmegaConf.register_new_resolver("absolute", lambda path: str(absolute(path)), replace=True, use_cache=True)

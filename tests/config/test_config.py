@@ -214,7 +214,7 @@ WRONG = [
     (["dataset.version=latest"], "dataset.version=latest: must be null or three numbers"),
     (["tracking.uri='http://[::1'"], "tracking.uri=http://[::1: is not an address: Invalid IPv6 URL"),
     (["tracking.register_as=../x"], "tracking.register_as=../x: needs tracking.log_model=true, and a name without /"),
-    (["arm=../../etc/passwd"], "there is no such option"),
+    (["arm=../../etc/passwd"], "an option is the name of a file in the folder of its group, not a path"),
     (["head=average_pool", "head.pool_size={a:1}"], "head.pool_size={'a': 1}: must be 'full' or two numbers"),
 ]  # fmt: skip
 

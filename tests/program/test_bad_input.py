@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import struct
@@ -32,10 +33,13 @@ from PIL import Image
 from pipeline import compare, convert, plan, train
 from pipeline.cli.ending import is_mistake
 from pipeline.cli.messages import explain
+from pipeline.common.errors import ConfigError
+from pipeline.config import CONFIG_DIR
 from pipeline.data import source
 from pipeline.data.batches import Data
 from pipeline.data.settings import Cache, Dataset, ImageFolder
 from pipeline.data.splits import DecodedSplit
+from pipeline.data.tfds import find_builder
 from pipeline.models.backbones.pretrained import FromModel, KerasApplication
 from pipeline.tracking.settings import STORE_FILE, Tracking
 from pipeline.tracking.store import experiment_for, open_store
@@ -146,6 +150,30 @@ def test_a_damaged_description_of_a_dataset_is_named(spoil: Spoil, data_dir: Pat
     message = _explained(lambda: _load(data_dir))
     assert str(data_dir) in message
     assert "digits" in message
+
+
+def test_a_dataset_that_names_a_class_of_its_own_runs_no_code(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TFDS reads a prepared dataset that it has no builder of by what its files say, and imports what they name."""
+    folder = data_dir / "dots" / "1.0.0"
+    shutil.copytree(data_dir / "digits" / "1.0.0", folder)
+    for path in list(folder.iterdir()):
+        path.rename(folder / path.name.replace("digits", "dots"))
+    info = folder / INFO
+    info.write_text(info.read_text().replace('"digits"', '"dots"'))
+    assert find_builder("dots", None, str(data_dir)).info.splits["test"].num_examples == 360
+    find_builder.cache_clear()
+    (tmp_path / "payload.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = folder / "features.json"
+    text = features.read_text()
+    for named in ("payload.X", "shutil.X", "pipeline.train.X"):
+        features.write_text(re.sub(r"tensorflow_datasets[\w.]*ClassLabel", named, text))
+        with pytest.raises(ConfigError) as caught:
+            find_builder("dots", None, str(data_dir))
+        assert f"it names the class {named}, and only those of tensorflow_datasets are imported" in str(caught.value)
+    assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize(
@@ -646,6 +674,16 @@ CODE = {
     "added": "hydra: {mode: MULTIRUN, sweeper: {params: {+hydra.job.env_set.A: owned}}}",
     "dotted": "hydra.run: {dir: owned}",
     "package": "defaults: [/arm@hydra.run: theirs]",
+    "file beside it": "defaults: [/../study/payload]",
+    "file elsewhere": "defaults: [{/head: ../../payload}]",
+    "Hydra's own group": "defaults: [{override /hydra/job_logging: evil}]",
+    "another source": "defaults: ['file:///payload']",
+    "server": "tracking: {uri: 'http://127.0.0.1:1'}",
+    "server as one key": "tracking.uri: http://127.0.0.1:1",
+    "server of the environment": "defaults: [{override /tracking: server}]",
+    "servers swept": "hydra: {mode: MULTIRUN, sweeper: {params: {tracking.uri: 'http://127.0.0.1:1'}}}",
+    "server swept": "hydra: {mode: MULTIRUN, sweeper: {params: {tracking: server}}}",
+    "elsewhere": "output_dir: owned",
     "python": "question: !!python/object/apply:shutil.copy [here, owned]",
     "no YAML": "question: [",
     "a list": "- 1",
@@ -665,3 +703,33 @@ def test_a_study_is_data(content: str, group: str, tmp_path: Path, monkeypatch: 
     assert code == 2
     assert "theirs" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([group, "here"])
+
+
+@pytest.mark.parametrize("group", ["study", "arm", "head"])
+def test_an_option_is_no_path(group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file outside of the groups' folders would be read as one of the program's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "payload.yaml").write_text(
+        "# @package _global_\nhydra: {callbacks: {mine: {_target_: shutil.copy, src: here, dst: owned}}}\n"
+    )
+    (tmp_path / "here").touch()
+    option = os.path.relpath(tmp_path / "payload", CONFIG_DIR / group)
+    code, said = _run(plan.main, f"{group}={option}", monkeypatch=monkeypatch)
+    assert code == 2
+    assert said.startswith(f"{group}={option}: an option is the name of a file in the folder of its group, not a path")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_what_lies_beside_studies_and_arms_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of studies that is handed on may hold a group of Hydra's own: a log file that empties another."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hydra" / "job_logging").mkdir(parents=True)
+    (tmp_path / "kept").write_text("still here")
+    handler = "{class: logging.FileHandler, filename: kept, mode: w}"
+    (tmp_path / "hydra" / "job_logging" / "evil.yaml").write_text(
+        f"version: 1\nhandlers: {{file: {handler}}}\nroot: {{handlers: [file]}}\n"
+    )
+    searchpath = f"hydra.searchpath=[experiments://{tmp_path}]"
+    code, _ = _run(plan.main, "hydra/job_logging=evil", searchpath, monkeypatch=monkeypatch)
+    assert code == 2
+    assert (tmp_path / "kept").read_text() == "still here"
