@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.common.errors import class_and_first_line, require, the_first_of
 from pipeline.data.facts import DatasetFacts
@@ -31,6 +31,8 @@ log = logging.getLogger("pipeline")
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 """Of the files that TFDS takes for images, in lower or upper case."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""What such a file may be, whatever its name says. Of Pillow's others, some start programs (EPS Ghostscript)."""
 
 
 def _builder(folder: Path) -> tfds.core.DatasetBuilder:
@@ -203,6 +205,8 @@ def _read(
     def pixels_or_problem(content: bytes) -> tuple[np.ndarray, bytes]:
         try:
             return pixels(content, channels, background), b""
+        except UnidentifiedImageError:  # Pillow's text names an object in memory, another one each time.
+            return np.zeros((1, 1, channels), np.uint8), f"it is none of {', '.join(FORMATS)}".encode()
         except Exception as error:  # Pillow's decoders raise almost anything.
             return np.zeros((1, 1, channels), np.uint8), class_and_first_line(error).encode()
 
@@ -221,14 +225,14 @@ def _read(
 
 
 def pixels(content: bytes, channels: int, background: int) -> np.ndarray:
-    """Decodes a file of any kind that Pillow knows to uint8 (H, W, channels), upright.
+    """Decodes a file of one of the `FORMATS` to uint8 (H, W, channels), upright.
 
     Args:
         content: Of the file.
         channels: 1 or 3. Colors become gray by ITU-R 601's luma, 0.299 R + 0.587 G + 0.114 B.
         background: Gray level under transparent pixels.
     """
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(content), formats=FORMATS))
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would cut off what is above 255.
         image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
     if image.has_transparency_data:

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.common.condition import Mode
 from pipeline.common.errors import ConfigError
@@ -227,6 +227,18 @@ def _contents(data: Data, batch_size: int = 5) -> Counter[tuple[int, bytes]]:
     )
 
 
+@pytest.mark.parametrize(("image_format", "is_read"), [("PNG", True), ("WEBP", True), ("EPS", False), ("PCX", False)])
+def test_a_file_is_one_of_the_formats_that_are_meant_whatever_its_name(image_format: str, is_read: bool) -> None:
+    """Pillow goes by content: a file named .png that is an EPS would start Ghostscript."""
+    content = io.BytesIO()
+    Image.new("RGB", (4, 3), (10, 20, 30)).save(content, image_format)
+    if is_read:
+        assert pixels(content.getvalue(), 3, 0).shape == (3, 4, 3)
+    else:
+        with pytest.raises(UnidentifiedImageError):
+            pixels(content.getvalue(), 3, 0)
+
+
 @pytest.mark.long
 def test_unreadable_files_are_refused_or_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = _make_folder(tmp_path / "noise")
@@ -244,7 +256,8 @@ def test_unreadable_files_are_refused_or_skipped(tmp_path: Path, caplog: pytest.
         with caplog.at_level(logging.WARNING, logger="pipeline"):
             data = _load(folder, corrupt=Corrupt.skip, **settings)
         said = "\n".join(record.getMessage() for record in caplog.records)
-        assert "Skipped: train/dark/notes.png (UnidentifiedImageError: " in said
+        # The reason is the same each time: not "cannot identify image file <_io.BytesIO object at 0x7f2b…>".
+        assert "Skipped: train/dark/notes.png (it is none of PNG, JPEG, WEBP, GIF, BMP, TIFF)" in said
         assert "Skipped 2 of the 44 files of train" in said
         assert len(data.train_split) == len(data.train_indices) == 42
         assert _contents(data) == expected
