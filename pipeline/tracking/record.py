@@ -44,6 +44,7 @@ from pipeline.tracking.resume import recorded_experiment, unfinished_run
 from pipeline.tracking.server.replicate import following
 from pipeline.tracking.store import tried_twice
 from pipeline.tracking.views import artifact_address, shortened
+from pipeline.tracking.whole_models import give_up_unfinished_models, whole_models
 from pipeline.training.fit import Fit
 from pipeline.training.pairing import Pairing
 
@@ -71,6 +72,7 @@ def start_run(identity: RunIdentity, composed: str, data: Data) -> Iterator[RunR
                 for tag in (Tag.FAILURE, Tag.PRUNED):
                     if tag in interrupted.data.tags:
                         mlflow.MlflowClient().delete_tag(run.info.run_id, tag)
+                give_up_unfinished_models(mlflow.MlflowClient(), interrupted)
             follow(run.info.run_id)
             known = interrupted.data.params if interrupted else {}
             mlflow.log_params({name: value for name, value in identity.params.items() if name not in known})
@@ -132,8 +134,9 @@ class RunRecord:
         self.experiment_id, self.run_id, self._tags = experiment_id, run_id, tags
         self._recorded = _recorded_metrics(interrupted) if interrupted else set()
         self._model_uri = ""
-        if interrupted and Tag.MODEL_DIGEST in interrupted.data.tags:
-            self._model_uri = f"models:/{interrupted.outputs.model_outputs[-1].model_id}"
+        recorded = whole_models(mlflow.MlflowClient(), interrupted) if interrupted else []
+        if recorded and Tag.MODEL_DIGEST in interrupted.data.tags:
+            self._model_uri = f"models:/{recorded[-1].model_id}"
             self._tags = {**tags, Tag.MODEL_DIGEST: interrupted.data.tags[Tag.MODEL_DIGEST]}
 
     def _metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -314,7 +317,7 @@ def register_earlier(name: str, run_id: str) -> None:
     client = mlflow.MlflowClient()
     try:
         run = client.get_run(run_id)
-        models = run.outputs.model_outputs if run.outputs else []
+        models = whole_models(client, run)
     except MlflowException:  # It is another machine's, and on the server alone.
         models = []
     if not models:

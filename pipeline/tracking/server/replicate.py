@@ -30,6 +30,7 @@ from pipeline.common.names import Tag
 from pipeline.tracking import store
 from pipeline.tracking.resume import FOLDER
 from pipeline.tracking.settings import Tracking
+from pipeline.tracking.whole_models import whole_models
 
 log = logging.getLogger("pipeline")
 
@@ -102,8 +103,9 @@ class RunCopy:
             store.tried_twice(partial(self._target.log_inputs, copy_id, run.inputs.dataset_inputs))
         if self._source.list_artifacts(self._run_id):
             self._target.log_artifacts(copy_id, self._source.download_artifacts(self._run_id, ""))
-        for output in run.outputs.model_outputs if run.outputs else []:
-            self._copy_model(self._source.get_logged_model(output.model_id), copy, output.step)
+        steps = {output.model_id: output.step for output in run.outputs.model_outputs} if run.outputs else {}
+        for model in whole_models(self._source, run):
+            self._copy_model(model, copy, steps[model.model_id])
         if run.info.status != "RUNNING":  # It may be one whose process was killed.
             self._target.set_terminated(copy_id, run.info.status, run.info.end_time)
         return copy_id
