@@ -29,6 +29,9 @@ from pipeline.tracking.settings import Tracking
 
 log = logging.getLogger("pipeline")
 
+OF_A_JOB = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+"""Variables by which another program tells MLflow where to record; here that is `tracking`."""
+
 
 def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Makes a command of a function of the configuration that `conf/NAME.yaml` and the command line compose.
@@ -42,6 +45,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
         @functools.wraps(task)
         def run() -> None:
             SESSION.begin()
+            for variable in OF_A_JOB:
+                os.environ.pop(variable, None)
             wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
             try:
                 _run_in_hydra(name, task)

@@ -12,12 +12,13 @@ from rich.console import Console
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and Keras without their notes on standard error.
+    """Imports TensorFlow and Keras without their notes on standard error, in the form that this program is made for.
 
     They write some of these before any of their settings is read, so the file descriptor itself is turned aside;
     if the import fails, what was written is shown.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # Whatever another project of the user needs.
     if "tensorflow" in sys.modules:
         return
     sys.stderr.flush()
@@ -25,9 +26,12 @@ def import_tensorflow() -> None:
     with tempfile.TemporaryFile() as notes:
         os.dup2(notes.fileno(), 2)
         try:
-            import keras  # noqa: F401
+            import keras
             import tensorflow as tf
 
+            # Not those of the user's keras.json.
+            keras.config.set_image_data_format("channels_last")
+            keras.config.set_floatx("float32")
             tf.config.list_physical_devices()
         except BaseException:
             notes.seek(0)
@@ -51,8 +55,11 @@ class Output(Console):
 
 
 def console() -> Console:
-    """Standard output; wide enough for a table where it is not a terminal."""
-    return Output(width=None if sys.stdout.isatty() else 140)
+    """Standard output; wide enough for a table where it is not a terminal.
+
+    Names from outside are shown as they are: `[/x]` and `:x:` mean nothing.
+    """
+    return Output(width=None if sys.stdout.isatty() else 140, markup=False, emoji=False)
 
 
 def output_is_unread() -> bool:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,6 +23,8 @@ from pipeline.heads.verdict import LEGEND, Verdict, phrase
 from pipeline.models.cost import Cost
 from pipeline.models.scores import Scores
 from pipeline.other_sizes.measure import MeasuredSize
+
+matplotlib.rcParams["text.parse_math"] = False  # A name with dollar signs is no formula.
 
 WIDTH = 7.0
 """Of the pictures, in inches; wider ones would push MLflow's side bar off the page."""

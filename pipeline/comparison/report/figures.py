@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from pipeline.common.condition import TEST, Mode
@@ -15,6 +16,8 @@ from pipeline.comparison.report.ways import WayStyle, ways_figure
 from pipeline.comparison.report.words import points_text
 from pipeline.comparison.settings import Statistics
 from pipeline.heads.verdict import Verdict
+
+matplotlib.rcParams["text.parse_math"] = False  # A name with dollar signs is no formula.
 
 ALT_TEXTS = {
     "differences": "Differences of test accuracy between arms, with intervals",
