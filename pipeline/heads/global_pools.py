@@ -19,7 +19,7 @@ class GlobalPool(Head):
     Weights of the head without hidden layers: C·K + K.
     """
 
-    takes_any_size: ClassVar[bool] = True
+    takes_any_size = True
 
     def collapsed_size(self, native: Size, size: Size) -> Size:
         return (1, 1)

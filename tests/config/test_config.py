@@ -143,6 +143,11 @@ WRONG = [
     (["training.sizes=[]"], "training.sizes=[]: must be null or hold at least one height"),
     (["head=generalized_mean_pool", "head.p=0"], "head.p=0.0: must lie in [1, 100]"),
     (["head=spatial_pyramid_pool", "head.levels=[0]"], "head.levels=[0]: needs at least one level"),
+    (["head=conv_pool", "head.hidden_units=[8]"], "head.hidden_units=[8]: conv_pool has no Dense layers. Use "
+     "head.hidden_filters=[128] for 1×1 convolutions"),
+    (["head=conv_pool", "head.hidden_filters=[0]"], "head.hidden_filters=[0]: each width must lie in [1, 2³¹)"),
+    (["head=conv_pool", "head.pool=all"], "head.pool=all: must be global or full_window. Use for example "
+     "head.pool=global."),
     (["training.epoch=3"], "training.epoch=3: there is no such setting. Did you mean training.epochs?"),
     (["sed=3"], "sed=3: there is no such setting. Did you mean seed?"),
     (["+head.colour=red"], "head.colour=red: there is no such setting. head has name, hidden_units, dropout, keepdims"),

@@ -17,8 +17,11 @@ from pipeline.heads.average import AveragePool
 from pipeline.heads.base import MEAN, Head
 from pipeline.heads.flatten import FlattenDense
 from pipeline.heads.global_pools import GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
+from pipeline.heads.pointwise import ConvPool
 from pipeline.heads.pyramid import SpatialPyramidPool
 from pipeline.heads.verdict import Verdict
+from pipeline.models.backbones.small import SmallFcn
+from pipeline.models.build import build_model
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.measure import rebuild
 from pipeline.training.settings import Precision
@@ -40,6 +43,9 @@ PARAMETERS = [
     (GeneralizedMeanPool(), 64 * 10 + 10),
     (SpatialPyramidPool(), (1 + 4 + 16) * 64 * 10 + 10),
     (SpatialPyramidPool(levels=[3], hidden_units=[8]), 9 * 64 * 8 + 8 + 8 * 10 + 10),
+    (ConvPool(), 64 * 10 + 10),
+    (ConvPool(hidden_filters=[32, 16], class_relu=True), 64 * 32 + 32 + 32 * 16 + 16 + 16 * 10 + 10),
+    (ConvPool(pool="full_window"), 64 * 10 + 10),
 ]
 
 
@@ -75,6 +81,11 @@ CONTRACTS = [
     (GeneralizedMeanPool(), 14, ADAPTS, 1),
     (SpatialPyramidPool(), 1, ADAPTS, 1),  # bins share cells where there are fewer cells than bins
     (SpatialPyramidPool(), 7, NATIVE, 1),
+    (ConvPool(), 7, NATIVE, 1),
+    (ConvPool(hidden_filters=[8]), 14, ADAPTS, 1),
+    (ConvPool(pool="full_window"), 6, REFUSES, 0),  # as AveragePool()
+    (ConvPool(pool="full_window"), 8, CROPS, 49 / 64),
+    (ConvPool(pool="full_window"), 14, REFUSES, 0),
 ]
 
 
@@ -103,6 +114,10 @@ HEADS = [
     GlobalMaxPool(),
     GeneralizedMeanPool(p=2.0),
     SpatialPyramidPool(),
+    ConvPool(),
+    ConvPool(hidden_filters=[8], class_relu=True),
+    ConvPool(pool="full_window"),
+    ConvPool(hidden_filters=[8], pool="full_window"),
 ]
 
 
@@ -167,6 +182,74 @@ def test_a_full_window_is_the_global_average_in_every_precision(
         loaded = keras.saving.load_model(path, safe_mode=True)
         for model in (built, loaded):
             np.testing.assert_allclose(model(maps, training=False), expected, rtol=0, atol=tolerance, err_msg=str(head))
+
+
+@pytest.mark.parametrize("side", [7, 28])
+@pytest.mark.parametrize("precision", Precision)
+def test_class_maps_and_their_mean_are_the_mean_and_dense_in_every_precision(
+    precision: Precision, side: int, in_precision: Callable[[Precision], None], tmp_path: Path
+) -> None:
+    """Saved and loaded too. Cells and weights are multiples of 1/8, which each precision holds.
+
+    A cell's score is of 64ths and at most 8 · 31/8 = 31: no sum of it rounds, and nor does that over 28 · 28 cells, of
+    at most 784 · 31 · 64 = 1.6 million, below float32's 2²⁴. A mean rounds at most twice, by 2⁻²⁴ of less than 32.
+    """
+    in_precision(precision)
+    generator = np.random.default_rng(0)
+    maps = generator.integers(16, 32, (2, side, side, 8)).astype(np.float32) / 8
+    kernel = generator.integers(-8, 9, (8, 3)).astype(np.float32) / 8
+    expected = maps.mean(axis=(1, 2), dtype=np.float64) @ kernel
+    globally = GlobalAveragePool().build((side, side, 8), 3)
+    globally.set_weights([kernel, np.zeros(3)])
+    for head in (ConvPool(), ConvPool(dropout=0.5), ConvPool(pool="full_window")):
+        assert head.function((side, side)) == GlobalAveragePool(dropout=head.dropout).function((side, side))
+        built = head.build((side, side, 8), 3)
+        built.set_weights([kernel[None, None], np.zeros(3)])
+        built.save(tmp_path / "head.keras")
+        loaded = keras.saving.load_model(tmp_path / "head.keras", safe_mode=True)
+        for model in (built, loaded):
+            assert model.output.dtype == "float32"
+            np.testing.assert_allclose(model(maps, training=False), expected, rtol=0, atol=32 * 2 * 2**-24)
+            # Those of the mean, Dense rounds: 8 products and their sum with a bias, and their means of less than 4.
+            tolerance = 32 * 2 * 2**-24 + 8 * 4 * 2 * 2**-24 + 32 * 2 * 8 * 2**-24
+            np.testing.assert_allclose(model(maps, training=False), globally(maps), rtol=0, atol=tolerance)
+
+
+def test_class_maps_follow_their_formulas() -> None:
+    """ReLU between 1×1 convolutions, on the class maps if asked for, and then the mean of each."""
+    generator = np.random.default_rng(0)
+    maps = generator.standard_normal((2, 3, 4, 5), np.float32)
+    hidden, last = generator.standard_normal((5, 6), np.float32), generator.standard_normal((6, 3), np.float32)
+    scores = np.maximum(maps @ hidden, 0) @ last - 0.5
+    for class_relu, of_cells in ((False, scores), (True, np.maximum(scores, 0))):
+        head = ConvPool(hidden_filters=[6], class_relu=class_relu).build((3, 4, 5), 3)
+        head.set_weights([hidden[None, None], np.zeros(6), last[None, None], np.full(3, -0.5)])
+        assert head(maps).numpy() == pytest.approx(of_cells.mean(axis=(1, 2)), abs=1e-5)
+
+
+def test_class_maps_are_a_function_of_their_own_with_layers_that_bend() -> None:
+    heads = [
+        GlobalAveragePool(),
+        ConvPool(class_relu=True),
+        ConvPool(hidden_filters=[8]),
+        ConvPool(hidden_filters=[8], class_relu=True),
+        GlobalAveragePool(hidden_units=[8]),
+    ]
+    assert len({head.function((7, 7)) for head in heads}) == len(heads)
+    assert len({ConvPool(hidden_filters=[8], pool=pool).function((7, 7)) for pool in ConvPool.POOLS}) == 1
+
+
+def test_class_maps_start_from_the_weights_of_dense_and_drop_channels_as_it_does() -> None:
+    dense, convolution = (
+        build_model(SmallFcn(), head, (8, 8, 1), 10, seed=3).get_layer("head")
+        for head in (GlobalAveragePool(), ConvPool())
+    )
+    for one, other in zip(dense.get_weights(), convolution.get_weights(), strict=True):
+        assert np.array_equal(one.ravel(), other.ravel())
+    dropping = ConvPool(dropout=0.5).build((4, 4, 64), 64)
+    dropping.set_weights([np.eye(64)[None, None], np.zeros(64)])
+    # A channel is kept in all cells, and doubled, or in none.
+    assert set(dropping(np.ones((1, 4, 4, 64), np.float32), training=True).numpy().ravel().tolist()) == {0.0, 2.0}
 
 
 def test_dropout_acts_in_training_only() -> None:
