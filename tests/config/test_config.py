@@ -148,6 +148,8 @@ WRONG = [
     (["head=conv_pool", "head.hidden_filters=[0]"], "head.hidden_filters=[0]: each width must lie in [1, 2³¹)"),
     (["head=conv_pool", "head.pool=all"], "head.pool=all: must be global or full_window. Use for example "
      "head.pool=global."),
+    (["head=adaptive_average_pool", "head.bins=[7]"], "head.bins=[7]: must be null or [rows, columns], each from 1"),
+    (["head=adaptive_average_pool", "head.bins=[0,7]"], "head.bins=[0, 7]: must be null or [rows, columns]"),
     (["training.epoch=3"], "training.epoch=3: there is no such setting. Did you mean training.epochs?"),
     (["sed=3"], "sed=3: there is no such setting. Did you mean seed?"),
     (["+head.colour=red"], "head.colour=red: there is no such setting. head has name, hidden_units, dropout, keepdims"),

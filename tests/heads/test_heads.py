@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from pipeline.common.errors import ConfigError
 from pipeline.common.size import Size
+from pipeline.heads.adaptive_average import AdaptiveAveragePool
 from pipeline.heads.average import AveragePool
 from pipeline.heads.base import MEAN, Head
 from pipeline.heads.flatten import FlattenDense
@@ -46,6 +47,8 @@ PARAMETERS = [
     (ConvPool(), 64 * 10 + 10),
     (ConvPool(hidden_filters=[32, 16], class_relu=True), 64 * 32 + 32 + 32 * 16 + 16 + 16 * 10 + 10),
     (ConvPool(pool="full_window"), 64 * 10 + 10),
+    (AdaptiveAveragePool(), 7 * 7 * 64 * 10 + 10),
+    (AdaptiveAveragePool(bins=[2, 3], hidden_units=[8]), 2 * 3 * 64 * 8 + 8 + 8 * 10 + 10),
 ]
 
 
@@ -86,6 +89,9 @@ CONTRACTS = [
     (ConvPool(pool="full_window"), 6, REFUSES, 0),  # as AveragePool()
     (ConvPool(pool="full_window"), 8, CROPS, 49 / 64),
     (ConvPool(pool="full_window"), 14, REFUSES, 0),
+    (AdaptiveAveragePool(), 6, ADAPTS, 1),  # bins share cells
+    (AdaptiveAveragePool(), 7, NATIVE, 1),
+    (AdaptiveAveragePool(bins=[2, 3]), 14, ADAPTS, 1),
 ]
 
 
@@ -118,6 +124,8 @@ HEADS = [
     ConvPool(hidden_filters=[8], class_relu=True),
     ConvPool(pool="full_window"),
     ConvPool(hidden_filters=[8], pool="full_window"),
+    AdaptiveAveragePool(),
+    AdaptiveAveragePool(bins=[3, 7], hidden_units=[8]),
 ]
 
 
@@ -250,6 +258,49 @@ def test_class_maps_start_from_the_weights_of_dense_and_drop_channels_as_it_does
     dropping.set_weights([np.eye(64)[None, None], np.zeros(64)])
     # A channel is kept in all cells, and doubled, or in none.
     assert set(dropping(np.ones((1, 4, 4, 64), np.float32), training=True).numpy().ravel().tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize("hidden_units", [[], [16]], ids=str)
+@pytest.mark.parametrize("precision", Precision)
+def test_a_bin_for_each_cell_is_flatten_in_every_precision(
+    precision: Precision, hidden_units: list[int], in_precision: Callable[[Precision], None], tmp_path: Path
+) -> None:
+    """Saved and loaded too. A mean of one cell is the cell, bit by bit, so that Dense layers get what Flatten gives."""
+    in_precision(precision)
+    flat, binned = (head(hidden_units=hidden_units) for head in (FlattenDense, AdaptiveAveragePool))
+    assert flat.function((5, 6)) == binned.function((5, 6))
+    assert flat.function((5, 6)) != AdaptiveAveragePool(bins=[5, 5], hidden_units=hidden_units).function((5, 6))
+    trained, built = (head.build((5, 6, 8), 3) for head in (flat, binned))
+    built.set_weights(trained.get_weights())
+    built.save(tmp_path / "head.keras")
+    loaded = keras.saving.load_model(tmp_path / "head.keras", safe_mode=True)
+    maps = np.random.default_rng(0).standard_normal((4, 5, 6, 8), np.float32)
+    # As a backbone of that precision gives them.
+    maps = tf.cast(maps, keras.config.dtype_policy().compute_dtype)
+    inner = keras.Model(built.input, built.layers[-1].input), keras.Model(trained.input, trained.layers[-1].input)
+    assert np.array_equal(*(tf.cast(model(maps), tf.float32) for model in inner))
+    for model in (built, loaded):
+        # Of the same numbers; which order they are added in is Eigen's, 240 products of up to about 4.
+        np.testing.assert_allclose(model(maps), trained(maps), rtol=0, atol=240 * 4 * 2**-24)
+
+
+def test_one_bin_is_the_mean() -> None:
+    assert AdaptiveAveragePool(bins=[1, 1]).function((7, 7)) == GlobalAveragePool().function((7, 7))
+    maps = np.random.default_rng(0).standard_normal((4, 5, 6, 8), np.float32)
+    binned, globally = (head.build((5, 6, 8), 3) for head in (AdaptiveAveragePool(bins=[1, 1]), GlobalAveragePool()))
+    globally.set_weights(binned.get_weights())
+    np.testing.assert_allclose(binned(maps), globally(maps), rtol=0, atol=1e-6)
+
+
+def test_bins_are_of_the_map_of_training_at_any_size() -> None:
+    """Trained on 2×2; on the 3×3 map 1 … 9, bins are of cells 0–1 and 1–2, and of one cell, all bins are that."""
+    pooled = keras.Input((None, None, 1))
+    head = keras.Model(pooled, AdaptiveAveragePool().collapse(pooled, (2, 2)))
+    # (1 + 2 + 4 + 5) / 4, and 1, 3 and 4 more
+    assert head(np.arange(1.0, 10.0).reshape(1, 3, 3, 1)).numpy().ravel().tolist() == [3.0, 4.0, 6.0, 7.0]
+    assert head(np.full((1, 1, 1, 1), 5.0)).numpy().ravel().tolist() == [5.0] * 4
+    # Where images have sizes of their own, there is no such map.
+    assert AdaptiveAveragePool().function(None) != FlattenDense().function(None)
 
 
 def test_dropout_acts_in_training_only() -> None:

@@ -17,6 +17,7 @@ from pipeline.data import source
 from pipeline.data.batches import Data
 from pipeline.data.settings import Dataset
 from pipeline.data.tf_data import resize
+from pipeline.heads.adaptive_average import AdaptiveAveragePool
 from pipeline.heads.average import AveragePool
 from pipeline.heads.base import Head
 from pipeline.heads.flatten import FlattenDense
@@ -62,6 +63,7 @@ TAILS: list[tuple[Head, Collapse | None, list[str]]] = [
     (ConvPool(hidden_filters=[8], class_relu=True, pool="full_window"), Collapse.average, ["global_pool"]),
     # Maxima, powers and pyramids take any size as they are.
     *((head, None, []) for head in (GlobalMaxPool(), GeneralizedMeanPool(), SpatialPyramidPool())),
+    (AdaptiveAveragePool(), None, []),
 ]
 
 
@@ -92,7 +94,7 @@ def test_each_pair_has_its_ways_and_no_other(
     assert np.array_equal(resizing(images), expected)
     assert resizing(larger).shape == (6, 10)
     if collapse is None:
-        with pytest.raises(NotRecognizedError, match="could not be recognised"):
+        with pytest.raises(NotRecognizedError, match="could not be recognised|give a map of shape"):
             take_apart(model, (side, side))
         return
     parts = take_apart(model, (side, side))
