@@ -68,6 +68,40 @@ class GlobalMaxPool(GlobalPool):
 
 
 @dataclass
+class AverageMaxPool(GlobalPool):
+    """Mean and largest value of each channel, over a map of any size, then Dense.
+
+    Weights of the head without hidden layers: C·K + K, and with both side by side 2·C·K + K.
+    Source: timm, layers/adaptive_avgmax_pool.py: `avgmax` is the mean of the two, `catavgmax` both, averages first.
+
+    Attributes:
+        combine: `mean` of the two, or `concatenate`.
+    """
+
+    name: str = "average_max_pool"
+    combine: str = "mean"
+
+    color: ClassVar[str] = "#332288"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choices = ("mean", "concatenate")
+        self.require("combine", self.combine in choices, f"must be {' or '.join(choices)}", example="mean")
+
+    def collapsed_size(self, native: Size, size: Size) -> Size:
+        return (1, 1) if self.combine == "mean" else (2, 1)
+
+    def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
+        import keras
+
+        layers = keras.layers
+        average = layers.GlobalAveragePooling2D(dtype=POOLING_DTYPE)(feature_map)
+        largest = layers.GlobalMaxPooling2D(dtype=POOLING_DTYPE)(feature_map)
+        together = layers.Average if self.combine == "mean" else layers.Concatenate
+        return together(dtype=POOLING_DTYPE)([average, largest])
+
+
+@dataclass
 class GeneralizedMeanPool(GlobalPool):
     """Generalized-mean pooling (GeM), then Dense: (mean xᵖ)^(1/p) of each channel, over a map of any size.
 

@@ -150,6 +150,8 @@ WRONG = [
      "head.pool=global."),
     (["head=adaptive_average_pool", "head.bins=[7]"], "head.bins=[7]: must be null or [rows, columns], each from 1"),
     (["head=adaptive_average_pool", "head.bins=[0,7]"], "head.bins=[0, 7]: must be null or [rows, columns]"),
+    (["head=average_max_pool", "head.combine=sum"], "head.combine=sum: must be mean or concatenate. Use for example "
+     "head.combine=mean."),
     (["training.epoch=3"], "training.epoch=3: there is no such setting. Did you mean training.epochs?"),
     (["sed=3"], "sed=3: there is no such setting. Did you mean seed?"),
     (["+head.colour=red"], "head.colour=red: there is no such setting. head has name, hidden_units, dropout, keepdims"),

@@ -17,7 +17,7 @@ from pipeline.heads.adaptive_average import AdaptiveAveragePool
 from pipeline.heads.average import AveragePool
 from pipeline.heads.base import MEAN, Head
 from pipeline.heads.flatten import FlattenDense
-from pipeline.heads.global_pools import GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
+from pipeline.heads.global_pools import AverageMaxPool, GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
 from pipeline.heads.pointwise import ConvPool
 from pipeline.heads.pyramid import SpatialPyramidPool
 from pipeline.heads.verdict import Verdict
@@ -48,6 +48,8 @@ PARAMETERS = [
     (ConvPool(hidden_filters=[32, 16], class_relu=True), 64 * 32 + 32 + 32 * 16 + 16 + 16 * 10 + 10),
     (ConvPool(pool="full_window"), 64 * 10 + 10),
     (AdaptiveAveragePool(), 7 * 7 * 64 * 10 + 10),
+    (AverageMaxPool(), 64 * 10 + 10),
+    (AverageMaxPool(combine="concatenate"), 2 * 64 * 10 + 10),
     (AdaptiveAveragePool(bins=[2, 3], hidden_units=[8]), 2 * 3 * 64 * 8 + 8 + 8 * 10 + 10),
 ]
 
@@ -92,6 +94,8 @@ CONTRACTS = [
     (AdaptiveAveragePool(), 6, ADAPTS, 1),  # bins share cells
     (AdaptiveAveragePool(), 7, NATIVE, 1),
     (AdaptiveAveragePool(bins=[2, 3]), 14, ADAPTS, 1),
+    (AverageMaxPool(), 7, NATIVE, 1),
+    (AverageMaxPool(combine="concatenate"), 6, ADAPTS, 1),
 ]
 
 
@@ -126,6 +130,8 @@ HEADS = [
     ConvPool(hidden_filters=[8], pool="full_window"),
     AdaptiveAveragePool(),
     AdaptiveAveragePool(bins=[3, 7], hidden_units=[8]),
+    AverageMaxPool(),
+    AverageMaxPool(combine="concatenate"),
 ]
 
 
@@ -303,6 +309,23 @@ def test_bins_are_of_the_map_of_training_at_any_size() -> None:
     assert AdaptiveAveragePool().function(None) != FlattenDense().function(None)
 
 
+@pytest.mark.parametrize("precision", Precision)
+def test_mean_and_maximum_are_known_in_every_precision(
+    precision: Precision, in_precision: Callable[[Precision], None]
+) -> None:
+    """On 256×256 cells of eighths, whose sums are exact in float32, see above, and in no half precision."""
+    in_precision(precision)
+    maps = np.random.default_rng(0).integers(16, 32, (1, 256, 256, 4)).astype(np.float32) / 8
+    expected = np.concatenate([maps.mean(axis=(1, 2), dtype=np.float64), maps.max(axis=(1, 2))], axis=1)
+    inputs = keras.Input((None, None, 4))
+    both = keras.Model(inputs, AverageMaxPool(combine="concatenate").collapse(inputs, (256, 256)))
+    mean = keras.Model(inputs, AverageMaxPool().collapse(inputs, (256, 256)))
+    # A mean of less than 4 rounds twice; half the sum of two such, of less than 8, once more.
+    np.testing.assert_allclose(both(maps), expected, rtol=0, atol=4 * 2 * 2**-24)
+    halves = (expected[:, :4] + expected[:, 4:]) / 2
+    np.testing.assert_allclose(mean(maps), halves, rtol=0, atol=4 * 2 * 2**-24 + 8 * 2**-24)
+
+
 def test_dropout_acts_in_training_only() -> None:
     head = GlobalAveragePool(dropout=0.5).build((2, 2, 64), 3)
     maps = np.ones((1, 2, 2, 64), np.float32)
@@ -320,6 +343,8 @@ def test_pooled_values_follow_the_formulas() -> None:
 
     assert pooled(GlobalAveragePool()) == pytest.approx([5.0])  # 45 / 9, or 45 times a rounded 1 / 9
     assert pooled(GlobalMaxPool()) == [9.0]
+    assert pooled(AverageMaxPool()) == pytest.approx([7.0])  # (5 + 9) / 2
+    assert pooled(AverageMaxPool(combine="concatenate")) == pytest.approx([5.0, 9.0])
     assert pooled(GeneralizedMeanPool(p=1)) == pytest.approx([5.0])
     assert pooled(GeneralizedMeanPool(p=100)) == pytest.approx([9 * 9 ** (-1 / 100)])  # (8/9)¹⁰⁰ is 8e-6
     assert pooled(GeneralizedMeanPool(p=3)) == pytest.approx([225 ** (1 / 3)])  # 1³ + … + 9³ = 45² = 2025, / 9

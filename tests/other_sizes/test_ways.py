@@ -21,7 +21,7 @@ from pipeline.heads.adaptive_average import AdaptiveAveragePool
 from pipeline.heads.average import AveragePool
 from pipeline.heads.base import Head
 from pipeline.heads.flatten import FlattenDense
-from pipeline.heads.global_pools import GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
+from pipeline.heads.global_pools import AverageMaxPool, GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
 from pipeline.heads.pointwise import ConvPool
 from pipeline.heads.pyramid import SpatialPyramidPool
 from pipeline.models.backbones.base import Backbone
@@ -64,6 +64,7 @@ TAILS: list[tuple[Head, Collapse | None, list[str]]] = [
     # Maxima, powers and pyramids take any size as they are.
     *((head, None, []) for head in (GlobalMaxPool(), GeneralizedMeanPool(), SpatialPyramidPool())),
     (AdaptiveAveragePool(), None, []),
+    (AverageMaxPool(), None, []),
 ]
 
 
