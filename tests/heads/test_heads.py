@@ -42,6 +42,7 @@ PARAMETERS = [
     (GlobalAveragePool(hidden_units=[128]), 64 * 128 + 128 + 128 * 10 + 10),
     (GlobalMaxPool(), 64 * 10 + 10),
     (GeneralizedMeanPool(), 64 * 10 + 10),
+    (GeneralizedMeanPool(trainable_p=True), 1 + 64 * 10 + 10),
     (SpatialPyramidPool(), (1 + 4 + 16) * 64 * 10 + 10),
     (SpatialPyramidPool(levels=[3], hidden_units=[8]), 9 * 64 * 8 + 8 + 8 * 10 + 10),
     (ConvPool(), 64 * 10 + 10),
@@ -84,6 +85,7 @@ CONTRACTS = [
     (GlobalAveragePool(), 14, ADAPTS, 1),
     (GlobalMaxPool(), 6, ADAPTS, 1),
     (GeneralizedMeanPool(), 14, ADAPTS, 1),
+    (GeneralizedMeanPool(trainable_p=True), 6, ADAPTS, 1),
     (SpatialPyramidPool(), 1, ADAPTS, 1),  # bins share cells where there are fewer cells than bins
     (SpatialPyramidPool(), 7, NATIVE, 1),
     (ConvPool(), 7, NATIVE, 1),
@@ -123,6 +125,7 @@ HEADS = [
     ),
     GlobalMaxPool(),
     GeneralizedMeanPool(p=2.0),
+    GeneralizedMeanPool(trainable_p=True),
     SpatialPyramidPool(),
     ConvPool(),
     ConvPool(hidden_filters=[8], class_relu=True),
@@ -324,6 +327,43 @@ def test_mean_and_maximum_are_known_in_every_precision(
     np.testing.assert_allclose(both(maps), expected, rtol=0, atol=4 * 2 * 2**-24)
     halves = (expected[:, :4] + expected[:, 4:]) / 2
     np.testing.assert_allclose(mean(maps), halves, rtol=0, atol=4 * 2 * 2**-24 + 8 * 2**-24)
+
+
+@pytest.mark.parametrize("side", [7, 28])
+@pytest.mark.parametrize("precision", Precision)
+def test_a_generalized_mean_with_p_of_one_is_the_mean_in_every_precision(
+    precision: Precision, side: int, in_precision: Callable[[Precision], None]
+) -> None:
+    """Cells from 2 to 31/8, below 4. Learned or not."""
+    in_precision(precision)
+    maps = np.random.default_rng(0).integers(16, 32, (2, side, side, 8)).astype(np.float32) / 8
+    inputs = keras.Input((None, None, 8))
+    for head in (GeneralizedMeanPool(p=1), GeneralizedMeanPool(p=1, trainable_p=True)):
+        pooled = keras.Model(inputs, head.collapse(inputs, (side, side)))(maps)
+        # Each cell's share of the largest rounds, as its power does; the mean of n such and what it is multiplied by
+        # round by 2⁻²⁴ of less than 4 each. Eigen adds in blocks, so that the errors of a sum stay below √n of them.
+        np.testing.assert_allclose(pooled, maps.mean(axis=(1, 2)), rtol=0, atol=(6 + side) * 4 * 2**-24)
+    assert GeneralizedMeanPool(p=1).function((7, 7)) == GlobalAveragePool().function((7, 7))
+    assert GeneralizedMeanPool(p=1, trainable_p=True).function((7, 7)) != GlobalAveragePool().function((7, 7))
+
+
+def test_a_trained_exponent_starts_from_p_learns_and_stays_at_one_or_above(tmp_path: Path) -> None:
+    """It learns the p that answers are made with, and from answers below every mean with p ≥ 1, it learns 1."""
+    maps = np.random.default_rng(0).uniform(0.1, 2, (64, 4, 4, 3)).astype(np.float32)
+    inputs = keras.Input((None, None, 3))
+    fixed = keras.Model(inputs, GeneralizedMeanPool(p=3).collapse(inputs, (4, 4)))
+    of_six = keras.Model(inputs, GeneralizedMeanPool(p=6).collapse(inputs, (4, 4)))(maps)
+    for answers, learned in ((of_six, 6.0), (maps.min(axis=(1, 2)), 1.0)):
+        trained = keras.Model(inputs, GeneralizedMeanPool(p=3, trainable_p=True).collapse(inputs, (4, 4)))
+        assert [weight.tolist() for weight in trained.get_weights()] == [[[2.0]]]  # p - 1
+        np.testing.assert_allclose(trained(maps), fixed(maps), rtol=1e-6)
+        trained.compile(keras.optimizers.Adam(0.1), "mse")
+        for _ in range(200):
+            trained.train_on_batch(maps, answers)
+        assert trained.get_weights()[0].item() == pytest.approx(learned - 1, abs=0.01)
+    trained.save(tmp_path / "head.keras")
+    loaded = keras.saving.load_model(tmp_path / "head.keras", safe_mode=True)
+    np.testing.assert_array_equal(loaded(maps), trained(maps))
 
 
 def test_dropout_acts_in_training_only() -> None:
