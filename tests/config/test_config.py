@@ -152,6 +152,7 @@ WRONG = [
     (["head=adaptive_average_pool", "head.bins=[0,7]"], "head.bins=[0, 7]: must be null or [rows, columns]"),
     (["head=average_max_pool", "head.combine=sum"], "head.combine=sum: must be mean or concatenate. Use for example "
      "head.combine=mean."),
+    (["head=attention_pool", "head.attention_heads=0"], "head.attention_heads=0: must lie in [1, 1024]"),
     (["training.epoch=3"], "training.epoch=3: there is no such setting. Did you mean training.epochs?"),
     (["sed=3"], "sed=3: there is no such setting. Did you mean seed?"),
     (["+head.colour=red"], "head.colour=red: there is no such setting. head has name, hidden_units, dropout, keepdims"),

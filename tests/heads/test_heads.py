@@ -14,6 +14,7 @@ import tensorflow as tf
 from pipeline.common.errors import ConfigError
 from pipeline.common.size import Size
 from pipeline.heads.adaptive_average import AdaptiveAveragePool
+from pipeline.heads.attention import AttentionPool
 from pipeline.heads.average import AveragePool
 from pipeline.heads.base import MEAN, Head
 from pipeline.heads.flatten import FlattenDense
@@ -51,6 +52,9 @@ PARAMETERS = [
     (AdaptiveAveragePool(), 7 * 7 * 64 * 10 + 10),
     (AverageMaxPool(), 64 * 10 + 10),
     (AverageMaxPool(combine="concatenate"), 2 * 64 * 10 + 10),
+    (AttentionPool(), 64 + 4 * 65 * 64 + 64 * 10 + 10),
+    # ⌈64 / 3⌉ = 22, of 3 attention heads
+    (AttentionPool(attention_heads=3, hidden_units=[8]), 64 + 3 * 65 * 66 + 67 * 64 + 64 * 8 + 8 + 8 * 10 + 10),
     (AdaptiveAveragePool(bins=[2, 3], hidden_units=[8]), 2 * 3 * 64 * 8 + 8 + 8 * 10 + 10),
 ]
 
@@ -98,6 +102,9 @@ CONTRACTS = [
     (AdaptiveAveragePool(bins=[2, 3]), 14, ADAPTS, 1),
     (AverageMaxPool(), 7, NATIVE, 1),
     (AverageMaxPool(combine="concatenate"), 6, ADAPTS, 1),
+    (AttentionPool(), 7, NATIVE, 1),
+    (AttentionPool(), 1, ADAPTS, 1),
+    (AttentionPool(), 14, ADAPTS, 1),
 ]
 
 
@@ -135,6 +142,8 @@ HEADS = [
     AdaptiveAveragePool(bins=[3, 7], hidden_units=[8]),
     AverageMaxPool(),
     AverageMaxPool(combine="concatenate"),
+    AttentionPool(),
+    AttentionPool(attention_heads=2, hidden_units=[8]),
 ]
 
 
@@ -364,6 +373,46 @@ def test_a_trained_exponent_starts_from_p_learns_and_stays_at_one_or_above(tmp_p
     trained.save(tmp_path / "head.keras")
     loaded = keras.saving.load_model(tmp_path / "head.keras", safe_mode=True)
     np.testing.assert_array_equal(loaded(maps), trained(maps))
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_attention_follows_its_formula_in_every_precision(
+    precision: Precision, in_precision: Callable[[Precision], None], tmp_path: Path
+) -> None:
+    """Each attention head: means of values with weights softmax(query · keys / √d); saved, at a size of its own."""
+    in_precision(precision)
+    generator = np.random.default_rng(0)
+    inputs = keras.Input((None, None, 6))
+    pool = keras.Model(inputs, AttentionPool(attention_heads=4).collapse(inputs, (3, 3)))  # d = ⌈6 / 4⌉ = 2
+    weights = [generator.standard_normal(weight.shape) for weight in pool.get_weights()]
+    pool.set_weights(weights)
+    pool.save(tmp_path / "pool.keras")
+    loaded = keras.saving.load_model(tmp_path / "pool.keras", safe_mode=True)
+    maps = generator.integers(-8, 9, (2, 5, 4, 6)).astype(np.float32) / 8
+    cells = maps.reshape(2, 20, 6)
+    seed, *projections, out, out_bias = weights
+    query, keys, values = (
+        np.einsum("nmc,cad->namd", x, kernel) + bias[:, None]
+        for x, kernel, bias in zip((seed[None], cells, cells), projections[::2], projections[1::2], strict=True)
+    )
+    scores = np.exp(np.einsum("nakd,aqd->nak", keys, query[0]) / 2**0.5)
+    means = np.einsum("nak,nakd->nad", scores / scores.sum(axis=2, keepdims=True), values)
+    expected = np.einsum("nad,adc->nc", means, out) + out_bias
+    for model in (pool, loaded):
+        assert model.output.dtype == "float32"
+        assert model(maps).numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_attention_knows_what_is_in_a_cell_and_not_where_it_is() -> None:
+    head = AttentionPool().build((3, 4, 8), 3)
+    maps = np.random.default_rng(0).standard_normal((2, 3, 4, 8), np.float32)
+    turned = maps[:, ::-1].transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(head(turned), head(maps), rtol=0, atol=1e-6)
+    # As a mean, it is the same of a map that is twice as large.
+    np.testing.assert_allclose(head(maps.repeat(2, axis=1).repeat(2, axis=2)), head(maps), rtol=0, atol=1e-6)
+    # It is no plain mean: of that in each cell, it says something else.
+    mean = head(np.broadcast_to(maps.mean(axis=(1, 2), keepdims=True), maps.shape))
+    assert np.abs(mean - head(maps)).max() > 1e-4
 
 
 def test_dropout_acts_in_training_only() -> None:

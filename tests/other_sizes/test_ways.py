@@ -18,6 +18,7 @@ from pipeline.data.batches import Data
 from pipeline.data.settings import Dataset
 from pipeline.data.tf_data import resize
 from pipeline.heads.adaptive_average import AdaptiveAveragePool
+from pipeline.heads.attention import AttentionPool
 from pipeline.heads.average import AveragePool
 from pipeline.heads.base import Head
 from pipeline.heads.flatten import FlattenDense
@@ -65,6 +66,7 @@ TAILS: list[tuple[Head, Collapse | None, list[str]]] = [
     *((head, None, []) for head in (GlobalMaxPool(), GeneralizedMeanPool(), SpatialPyramidPool())),
     (AdaptiveAveragePool(), None, []),
     (AverageMaxPool(), None, []),
+    (AttentionPool(), None, []),
 ]
 
 
