@@ -105,8 +105,8 @@ class AverageMaxPool(GlobalPool):
 class GeneralizedMeanPool(GlobalPool):
     """Generalized-mean pooling (GeM), then Dense: (mean xᵖ)^(1/p) of each channel, over a map of any size.
 
-    p = 1 is the mean, p → ∞ the maximum. Values below `FLOOR` count as that: roots want positive numbers. Powers are of
-    shares of the channel's largest value, so that those of large p neither overflow nor vanish.
+    p = 1 is the mean, p → ∞ the maximum. Values below `FLOOR` count as that unless p is fixed to 1: roots want positive
+    numbers. Powers are of shares of the channel's largest value, so that those of large p neither overflow nor vanish.
     Weights of the head without hidden layers: C·K + K, and one more for a p that is trained.
     Source: Radenović, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", 2018, equation 3, where
     p is one number for all channels, and trained from 3.
@@ -127,8 +127,12 @@ class GeneralizedMeanPool(GlobalPool):
         super().__post_init__()
         self.require("p", 1 <= self.p <= 100, "must lie in [1, 100]", "Use for example head.p=3, or 1 for the mean.")
 
+    @property
+    def _is_mean(self) -> bool:
+        return self.p == 1 and not self.trainable_p
+
     def collapsed_function(self, native: Size | None) -> str:
-        return MEAN if self.p == 1 and not self.trainable_p else super().collapsed_function(native)
+        return MEAN if self._is_mean else super().collapsed_function(native)
 
     def parameters(self, map_shape: tuple[int, int, int], classes: int) -> int:
         return super().parameters(map_shape, classes) + int(self.trainable_p)
@@ -137,6 +141,9 @@ class GeneralizedMeanPool(GlobalPool):
         import keras
         from keras import ops
 
+        mean = keras.layers.GlobalAveragePooling2D(dtype=POOLING_DTYPE)
+        if self._is_mean:
+            return mean(feature_map)
         values = ops.maximum(ops.cast(feature_map, POOLING_DTYPE), self.FLOOR)
         # The result does not depend on what it is divided and multiplied by, so neither does its gradient.
         largest = ops.stop_gradient(ops.max(values, axis=(1, 2)))
@@ -144,7 +151,7 @@ class GeneralizedMeanPool(GlobalPool):
         p = self._trained_p(feature_map) if self.trainable_p else self.p
         of_cells = ops.expand_dims(p, (1, 2)) if self.trainable_p else p
         powers = ops.power(values / ops.expand_dims(largest, (1, 2)), of_cells)
-        return largest * ops.power(keras.layers.GlobalAveragePooling2D(dtype=POOLING_DTYPE)(powers), 1 / p)
+        return largest * ops.power(mean(powers), 1 / p)
 
     def _trained_p(self, feature_map: KerasTensor) -> KerasTensor:
         """The exponent (N, 1): the weight of a Dense layer on a 1, since a layer of our own loads nowhere else.
