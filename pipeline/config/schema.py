@@ -86,12 +86,12 @@ class Config(InOutputDir):
         )
         if self.training.prune:
             self._check_prune()
+        any_size = " or ".join(head.name for head in HEADS if head().takes_any_size)
         self.dataset.require(
             "native_size",
             self.head.takes_any_size or not self.dataset.native_size,
             f"head={self.head.name} is built for images of one size",
-            f"Use one that takes any size (head={' or '.join(head.name for head in HEADS if head.takes_any_size)}) or "
-            "dataset.native_size=false.",
+            f"Use one that takes any size (head={any_size}) or dataset.native_size=false.",
         )
         self.training.require(
             "strategy",

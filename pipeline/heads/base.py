@@ -12,8 +12,10 @@ Keras is imported where a model is built, so that composing a configuration stay
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -72,10 +74,8 @@ class Head(Settings, ABC):
     dropout: float = 0.0
 
     group: ClassVar[str] = "head"
-    takes_any_size: ClassVar[bool] = False
-    """Whether the model is built with unknown height and width."""
     color: ClassVar[str] = "#000000"
-    """The head's colour in every chart (Okabe and Ito's palette, which colour-blind readers can tell apart)."""
+    """The head's colour in every chart: of Okabe and Ito's palette or Tol's muted one, for the colour-blind too."""
 
     def __post_init__(self) -> None:
         self.require_own_name()
@@ -86,6 +86,11 @@ class Head(Settings, ABC):
             "Use for example head.hidden_units=[128], or [] for none.",
         )
         self.require("dropout", 0.0 <= self.dropout < 1.0, "must lie in [0, 1)", example=0.5)
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the model is built with unknown height and width."""
+        return False
 
     @abstractmethod
     def collapsed_size(self, native: Size, size: Size) -> Size:
@@ -115,6 +120,17 @@ class Head(Settings, ABC):
     def collapse(self, feature_map: KerasTensor, native: Size) -> KerasTensor:
         """Turns (N, H, W, C) into (N, F), for a head trained on maps of size `native`."""
 
+    def logits(self, feature_map: KerasTensor, native: Size, classes: int) -> KerasTensor:
+        """Turns (N, H, W, C) into float32 logits (N, K): the collapsed map through Dense layers, unless overridden."""
+        import keras
+
+        x = self.collapse(feature_map, native)
+        for units in self.hidden_units:
+            x = keras.layers.Dense(units, activation="relu")(self._drop(x))
+        x = self._drop(x)
+        # Logits stay in float32 under mixed precision: the loss needs the digits.
+        return keras.layers.Dense(classes, dtype="float32", name="logits")(x)
+
     def contract(self, native: Size, size: Size) -> Contract:
         """What the head, trained on maps of size `native`, does with one of `size`."""
         collapsed = self.collapsed_size(native, size)
@@ -125,8 +141,7 @@ class Head(Settings, ABC):
             return Contract(Verdict.REFUSES, (0, 0), 0.0, reason)
         if collapsed != trained:
             reason = (
-                f"the {size_text(size)} feature map collapses to {size_text(collapsed)}, but the first Dense kernel "
-                f"was trained on {size_text(trained)}"
+                f"the {size_text(size)} feature map collapses to {size_text(collapsed)}, but {self.fixed_by(trained)}"
             )
             return Contract(Verdict.REFUSES, collapsed, 0.0, reason)
         rows, columns = self.seen_cells(native, size)
@@ -137,6 +152,10 @@ class Head(Settings, ABC):
         if size == native:
             return Contract(Verdict.NATIVE, collapsed, 1.0, f"the feature map is {size_text(native)} as in training")
         return Contract(Verdict.ADAPTS, collapsed, 1.0, f"all of the {size_text(size)} feature map counts")
+
+    def fixed_by(self, trained: Size) -> str:
+        """What wants a map collapsed to `trained`, in a clause."""
+        return f"the first Dense kernel was trained on {size_text(trained)}"
 
     def window(self, native: Size) -> Size:
         """Rows and columns that one output cell looks at; the whole map unless overridden."""
@@ -165,13 +184,7 @@ class Head(Settings, ABC):
         self.check(native)
         input_size = (None, None) if self.takes_any_size else map_shape[:2]
         inputs = keras.Input((*input_size, map_shape[2]), name="feature_map")
-        x = self.collapse(inputs, native)
-        for units in self.hidden_units:
-            x = keras.layers.Dense(units, activation="relu")(self._drop(x))
-        x = self._drop(x)
-        # Logits stay in float32 under mixed precision: the loss needs the digits.
-        logits = keras.layers.Dense(classes, dtype="float32", name="logits")(x)
-        return keras.Model(inputs, logits, name="head")
+        return keras.Model(inputs, self.logits(inputs, native, classes), name="head")
 
     def parameters(self, map_shape: tuple[int, int, int], classes: int) -> int:
         """How many weights the head has that is built for maps (H, W, C) and K classes, without building it.
@@ -181,8 +194,8 @@ class Head(Settings, ABC):
         """
         rows, columns, channels = map_shape
         self.check((rows, columns))
-        widths = [math.prod(self.collapsed_size((rows, columns), (rows, columns))) * channels, *self.hidden_units]
-        return sum((inputs + 1) * units for inputs, units in zip(widths, [*self.hidden_units, classes], strict=True))
+        collapsed = math.prod(self.collapsed_size((rows, columns), (rows, columns))) * channels
+        return weights_between([collapsed, *self.hidden_units, classes])
 
     def check(self, native: Size) -> None:
         """Raises `ConfigError` if the head cannot be built for maps of size `native`."""
@@ -192,3 +205,8 @@ class Head(Settings, ABC):
 
         # In the type that comes, for logits to be made of means in float32 with and without it.
         return keras.layers.Dropout(self.dropout, dtype=x.dtype)(x) if self.dropout else x
+
+
+def weights_between(widths: Sequence[int]) -> int:
+    """Of layers with a bias that make so many numbers of so many: (w₁ + 1)·w₂ + (w₂ + 1)·w₃ + …"""
+    return sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(widths))

@@ -27,7 +27,7 @@ class SpatialPyramidPool(Head):
     name: str = "spatial_pyramid_pool"
     levels: list[int] = field(default_factory=lambda: [1, 2, 4])
 
-    takes_any_size: ClassVar[bool] = True
+    takes_any_size = True
     color: ClassVar[str] = "#009E73"
     MAX_BINS: ClassVar[int] = 256
 

@@ -107,6 +107,27 @@ def float_twin(model: keras.Model) -> keras.Model:
     )
 
 
+def linear_twin(model: keras.Model) -> keras.Model:
+    """The same weights without activations, and where these were in float32: nothing is off, and nothing saturates.
+
+    Args:
+        model: A graph of layers without models inside it.
+    """
+
+    def without_activation(operation: keras.Operation) -> keras.Operation:
+        if isinstance(operation, keras.layers.Activation | keras.layers.ReLU):
+            return keras.layers.Identity()
+        if getattr(operation, "activation", None) in (None, keras.activations.linear):
+            return operation
+        config = {**operation.get_config(), "activation": "linear", "dtype": "float32"}
+        twin = type(operation).from_config(config)
+        twin.build_from_config(operation.get_build_config())
+        twin.set_weights(operation.get_weights())
+        return twin
+
+    return keras.models.clone_model(model, clone_function=without_activation)
+
+
 def _is_conversion(operation: keras.Operation) -> bool:
     """Whether Keras put the operation before a model inside a model, to give it the type of its input."""
     return type(operation).__name__ == "ConvertToTensor"

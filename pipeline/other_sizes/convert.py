@@ -59,7 +59,8 @@ class Conversion:
         else:
             self.findings.append(f"Recognised: {_parts_text(self._parts)}")
             end = [self._parts.collapse.value, *(operation_text(layer) for layer in self._parts.before_dense)]
-            self._rule = f"is not for a model that ends in {', '.join(end)}"
+            without = "" if self._parts.has_dense else ", without a Dense layer"
+            self._rule = f"is not for a model that ends in {', '.join(end)}{without}"
         self.ways: dict[str, Way] = {way.name: way for way in ways_for(self._parts)}
 
     def way(self, name: str) -> Way:
@@ -214,9 +215,9 @@ def _image_files(directory: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _parts_text(parts: Parts) -> str:
-    layers = ", ".join(operation_text(layer) for layer in parts.dense)
+    end = ", ".join([parts.collapse.value, *(operation_text(layer) for layer in parts.dense)])
     size = f"{size_text(parts.map_size)}×{parts.extractor.output_shape[-1]}"
-    return f"an extractor with feature map {size}, {parts.collapse.value}, {layers}"
+    return f"an extractor with feature map {size}, {end}"
 
 
 def _shape_text(shape: tuple[int | None, ...]) -> str:

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pipeline.models.graph import linear_twin
+
 PASS_VALUES = 2**25
 """Numbers in the feature maps whose gradients are taken together, at most, unless a single map has more: 134 MB."""
 
@@ -15,14 +17,14 @@ PASS_VALUES = 2**25
 def seen_cells(head: keras.Model, map_shape: tuple[int, int, int]) -> np.ndarray:
     """Which cells of feature maps (H, W, C) can change the logits: bool (H, W).
 
-    By gradient of what the first Dense layer makes of them, which without hidden layers is the logits. It is taken
-    before any ReLU: a unit that happens to be off says nothing about which cells it looks at. It is taken of a map of
-    equal cells: a maximum has a gradient at all cells that are largest.
+    By gradient of what the logits are without activations: a unit that happens to be off says nothing about which cells
+    it looks at. It is taken of a map of equal cells: a maximum has a gradient at all cells that are largest.
 
     If the other cells then do change something, the head picks some cells in another way, and each of these has its
     turn at being its channel's largest. Memory does not grow with their number, see `PASS_VALUES`.
     """
     generator = np.random.default_rng(0)
+    head = linear_twin(head)
     equal = np.broadcast_to(1 + generator.random(map_shape[-1], np.float32), map_shape)
     seen = _with_gradient(head, equal[None])
     others = np.argwhere(~seen)
@@ -33,33 +35,25 @@ def seen_cells(head: keras.Model, map_shape: tuple[int, int, int]) -> np.ndarray
     return seen
 
 
-def _parts(head: keras.Model) -> tuple[keras.Model, keras.layers.Dense]:
-    """What collapses the map, and the first Dense layer."""
-    dense = next(layer for layer in head.layers if isinstance(layer, keras.layers.Dense))
-    return keras.Model(head.input, dense.input), dense
-
-
 def _with_gradient(head: keras.Model, maps: np.ndarray) -> np.ndarray:
     """Which cells of any of the maps (N, H, W, C) have a gradient: bool (H, W)."""
-    collapse, dense = _parts(head)
     feature_maps = tf.constant(maps)
     with tf.GradientTape() as tape:
         tape.watch(feature_maps)
-        outputs = tf.matmul(tf.cast(collapse(feature_maps, training=False), tf.float32), dense.kernel)
+        outputs = head(feature_maps, training=False)
         # Random signs and weights, so that a cell's gradients do not cancel over the outputs.
         total = tf.reduce_sum(outputs * tf.random.stateless_normal(outputs.shape, seed=(0, 0)))
     return np.any(tape.gradient(total, feature_maps).numpy() != 0, axis=(0, 3))
 
 
 def _change_nothing(head: keras.Model, plain: np.ndarray, cells: np.ndarray, generator: np.random.Generator) -> bool:
-    """Whether the collapsed map (H, W, C) stays the same when `cells`, bool (H, W), hold much more, and much less."""
-    collapse, _ = _parts(head)
+    """Whether a map (H, W, C) gives the same when `cells`, bool (H, W), hold much more, and much less."""
     # One at a time: in a batch, equal maps need not be computed in the same order.
-    before = collapse(plain[None], training=False).numpy()
+    before = head(plain[None], training=False).numpy()
     for sign in (1, -1):
         other = sign * 9 * (1 + generator.random(plain.shape, np.float32))
         changed = np.where(cells[:, :, None], other, plain)
-        if not np.array_equal(collapse(changed[None], training=False).numpy(), before):
+        if not np.array_equal(head(changed[None], training=False).numpy(), before):
             return False
     return True
 

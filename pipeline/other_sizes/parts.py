@@ -33,10 +33,11 @@ class Parts:
     Attributes:
         extractor: From images (N, ?, ?, C) to feature maps (N, ?, ?, F).
         collapse: How the map becomes a vector.
-        dense: What turns the vector into the model's outputs: Dense, Dropout, activation and batch-norm layers.
+        dense: What turns the vector into the model's outputs: Dense, Dropout, activation and batch-norm layers. None of
+            them where the map has a channel a class, whose mean is the output.
         map_size: Height and width of the feature map at the size of training.
         image_size: That size, in pixels.
-        before_dense: Those of `dense` that come before the first Dense layer.
+        before_dense: Those of `dense` that come before the first Dense layer; all of them if there is none.
     """
 
     extractor: keras.Model
@@ -45,3 +46,8 @@ class Parts:
     map_size: Size
     image_size: Size
     before_dense: tuple[keras.Layer, ...] = ()
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether there is a Dense layer."""
+        return len(self.before_dense) < len(self.dense)

@@ -16,7 +16,7 @@ from pipeline.data.batches import Data
 from pipeline.data.facts import DatasetFacts
 from pipeline.data.natural_sizes import NaturalSplit
 from pipeline.heads import HEADS
-from pipeline.heads.base import Head
+from pipeline.heads.base import MEAN, Head
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.base import Backbone, ImageSizeError, ImageTooSmallError
 from pipeline.models.reach import reach_of
@@ -140,7 +140,12 @@ class SizePlan:
             for plan in planned
             if plan.map_size is None or not (self.head.takes_any_size or plan.size == native)
         ]
-        any_size = next(option.name for option in HEADS if option.takes_any_size)
+        # Of those for any size, the one that is nothing but a mean is the plainest.
+        any_size = next(
+            option.name
+            for option in HEADS
+            if option().takes_any_size and option().collapsed_function(self.native_map) == MEAN
+        )
         require(
             not refused,
             "training.sizes",

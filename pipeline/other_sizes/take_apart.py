@@ -65,7 +65,9 @@ def _dense_layers(used: Sequence[Call]) -> tuple[tuple[keras.Layer, ...], list[C
         dense.insert(0, call.operation)
         if rest and rest[-1].output is not call.input:
             raise _unrecognized(rest[-1], "does not lead straight to the next layer")
-    if not any(isinstance(layer, keras.layers.Dense) for layer in dense):
+    collapses = keras.layers.Flatten | keras.layers.GlobalAveragePooling2D
+    of_the_map = bool(rest) and isinstance(rest[-1].operation, collapses)
+    if not of_the_map and not any(isinstance(layer, keras.layers.Dense) for layer in dense):
         raise _unrecognized(rest[-1] if rest else None, "is not a Dense layer that gives the outputs")
     return tuple(dense), rest
 
@@ -95,6 +97,6 @@ def _unrecognized(call: Call | None, what: str) -> NotRecognizedError:
     name = operation_text(call.operation) if call else "the input"
     return NotRecognizedError(
         f"The model's end could not be recognised: {name} {what}. It has to end in Flatten, AveragePooling2D over the "
-        "whole map and Flatten, or GlobalAveragePooling2D, and after it Dense layers with activations, dropout and "
-        "batch normalization alone."
+        "whole map and Flatten, or GlobalAveragePooling2D, and after it, if anything, Dense layers with activations, "
+        "dropout and batch normalization alone."
     )

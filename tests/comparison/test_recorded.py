@@ -16,6 +16,7 @@ from pipeline.heads.average import AveragePool
 from pipeline.heads.base import Head
 from pipeline.heads.flatten import FlattenDense
 from pipeline.heads.global_pools import GeneralizedMeanPool, GlobalAveragePool
+from pipeline.heads.pointwise import ConvPool
 from pipeline.heads.pyramid import SpatialPyramidPool
 from tests.comparison.studies import ASKS, STATISTICS, study
 
@@ -33,6 +34,8 @@ def _recorded(head: Head) -> pd.Series:
         AveragePool(pool_size=[2, 2], strides=[1, 1], padding="same", hidden_units=[8, 4], dropout=0.5),
         GlobalAveragePool(keepdims=True, hidden_units=[8]),
         SpatialPyramidPool(levels=[1, 3]),
+        GeneralizedMeanPool(p=1.0, trainable_p=True),
+        ConvPool(hidden_filters=[8, 4], class_relu=True, pool="full_window"),
     ],
     ids=str,
 )

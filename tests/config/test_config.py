@@ -143,6 +143,16 @@ WRONG = [
     (["training.sizes=[]"], "training.sizes=[]: must be null or hold at least one height"),
     (["head=generalized_mean_pool", "head.p=0"], "head.p=0.0: must lie in [1, 100]"),
     (["head=spatial_pyramid_pool", "head.levels=[0]"], "head.levels=[0]: needs at least one level"),
+    (["head=conv_pool", "head.hidden_units=[8]"], "head.hidden_units=[8]: conv_pool has no Dense layers. Use "
+     "head.hidden_filters=[128] for 1×1 convolutions"),
+    (["head=conv_pool", "head.hidden_filters=[0]"], "head.hidden_filters=[0]: each width must lie in [1, 2³¹)"),
+    (["head=conv_pool", "head.pool=all"], "head.pool=all: must be global or full_window. Use for example "
+     "head.pool=global."),
+    (["head=adaptive_average_pool", "head.bins=[7]"], "head.bins=[7]: must be null or [rows, columns], each from 1"),
+    (["head=adaptive_average_pool", "head.bins=[0,7]"], "head.bins=[0, 7]: must be null or [rows, columns]"),
+    (["head=average_max_pool", "head.combine=sum"], "head.combine=sum: must be mean or concatenate. Use for example "
+     "head.combine=mean."),
+    (["head=attention_pool", "head.attention_heads=0"], "head.attention_heads=0: must lie in [1, 1024]"),
     (["training.epoch=3"], "training.epoch=3: there is no such setting. Did you mean training.epochs?"),
     (["sed=3"], "sed=3: there is no such setting. Did you mean seed?"),
     (["+head.colour=red"], "head.colour=red: there is no such setting. head has name, hidden_units, dropout, keepdims"),

@@ -542,7 +542,7 @@ def test_datasets_of_tfds_keep_their_sizes_too(tmp_path: Path) -> None:
         _check_smallest(SmallFcn(strides=[1, 2, 2, 2]), natural)
 
 
-@pytest.mark.parametrize("head", [head for head in HEADS if not head.takes_any_size], ids=lambda head: head.name)
+@pytest.mark.parametrize("head", [head for head in HEADS if not head().takes_any_size], ids=lambda head: head.name)
 def test_heads_of_one_size_are_refused_before_any_data_is_read(head: type[Head]) -> None:
     with pytest.raises(ConfigError) as caught:
         typed(f"head={head.name}", "dataset=image_folder", "dataset.path=nowhere", "dataset.native_size=true")

@@ -13,12 +13,17 @@ import tensorflow as tf
 
 from pipeline.common.errors import ConfigError
 from pipeline.common.size import Size
+from pipeline.heads.adaptive_average import AdaptiveAveragePool
+from pipeline.heads.attention import AttentionPool
 from pipeline.heads.average import AveragePool
 from pipeline.heads.base import MEAN, Head
 from pipeline.heads.flatten import FlattenDense
-from pipeline.heads.global_pools import GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
+from pipeline.heads.global_pools import AverageMaxPool, GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
+from pipeline.heads.pointwise import ConvPool
 from pipeline.heads.pyramid import SpatialPyramidPool
 from pipeline.heads.verdict import Verdict
+from pipeline.models.backbones.small import SmallFcn
+from pipeline.models.build import build_model
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.measure import rebuild
 from pipeline.training.settings import Precision
@@ -38,8 +43,19 @@ PARAMETERS = [
     (GlobalAveragePool(hidden_units=[128]), 64 * 128 + 128 + 128 * 10 + 10),
     (GlobalMaxPool(), 64 * 10 + 10),
     (GeneralizedMeanPool(), 64 * 10 + 10),
+    (GeneralizedMeanPool(trainable_p=True), 1 + 64 * 10 + 10),
     (SpatialPyramidPool(), (1 + 4 + 16) * 64 * 10 + 10),
     (SpatialPyramidPool(levels=[3], hidden_units=[8]), 9 * 64 * 8 + 8 + 8 * 10 + 10),
+    (ConvPool(), 64 * 10 + 10),
+    (ConvPool(hidden_filters=[32, 16], class_relu=True), 64 * 32 + 32 + 32 * 16 + 16 + 16 * 10 + 10),
+    (ConvPool(pool="full_window"), 64 * 10 + 10),
+    (AdaptiveAveragePool(), 7 * 7 * 64 * 10 + 10),
+    (AverageMaxPool(), 64 * 10 + 10),
+    (AverageMaxPool(combine="concatenate"), 2 * 64 * 10 + 10),
+    (AttentionPool(), 64 + 4 * 65 * 64 + 64 * 10 + 10),
+    # ⌈64 / 3⌉ = 22, of 3 attention heads
+    (AttentionPool(attention_heads=3, hidden_units=[8]), 64 + 3 * 65 * 66 + 67 * 64 + 64 * 8 + 8 + 8 * 10 + 10),
+    (AdaptiveAveragePool(bins=[2, 3], hidden_units=[8]), 2 * 3 * 64 * 8 + 8 + 8 * 10 + 10),
 ]
 
 
@@ -73,8 +89,22 @@ CONTRACTS = [
     (GlobalAveragePool(), 14, ADAPTS, 1),
     (GlobalMaxPool(), 6, ADAPTS, 1),
     (GeneralizedMeanPool(), 14, ADAPTS, 1),
+    (GeneralizedMeanPool(trainable_p=True), 6, ADAPTS, 1),
     (SpatialPyramidPool(), 1, ADAPTS, 1),  # bins share cells where there are fewer cells than bins
     (SpatialPyramidPool(), 7, NATIVE, 1),
+    (ConvPool(), 7, NATIVE, 1),
+    (ConvPool(hidden_filters=[8]), 14, ADAPTS, 1),
+    (ConvPool(pool="full_window"), 6, REFUSES, 0),  # as AveragePool()
+    (ConvPool(pool="full_window"), 8, CROPS, 49 / 64),
+    (ConvPool(pool="full_window"), 14, REFUSES, 0),
+    (AdaptiveAveragePool(), 6, ADAPTS, 1),  # bins share cells
+    (AdaptiveAveragePool(), 7, NATIVE, 1),
+    (AdaptiveAveragePool(bins=[2, 3]), 14, ADAPTS, 1),
+    (AverageMaxPool(), 7, NATIVE, 1),
+    (AverageMaxPool(combine="concatenate"), 6, ADAPTS, 1),
+    (AttentionPool(), 7, NATIVE, 1),
+    (AttentionPool(), 1, ADAPTS, 1),
+    (AttentionPool(), 14, ADAPTS, 1),
 ]
 
 
@@ -102,7 +132,18 @@ HEADS = [
     ),
     GlobalMaxPool(),
     GeneralizedMeanPool(p=2.0),
+    GeneralizedMeanPool(trainable_p=True),
     SpatialPyramidPool(),
+    ConvPool(),
+    ConvPool(hidden_filters=[8], class_relu=True),
+    ConvPool(pool="full_window"),
+    ConvPool(hidden_filters=[8], pool="full_window"),
+    AdaptiveAveragePool(),
+    AdaptiveAveragePool(bins=[3, 7], hidden_units=[8]),
+    AverageMaxPool(),
+    AverageMaxPool(combine="concatenate"),
+    AttentionPool(),
+    AttentionPool(attention_heads=2, hidden_units=[8]),
 ]
 
 
@@ -169,6 +210,215 @@ def test_a_full_window_is_the_global_average_in_every_precision(
             np.testing.assert_allclose(model(maps, training=False), expected, rtol=0, atol=tolerance, err_msg=str(head))
 
 
+@pytest.mark.parametrize("side", [7, 28])
+@pytest.mark.parametrize("precision", Precision)
+def test_class_maps_and_their_mean_are_the_mean_and_dense_in_every_precision(
+    precision: Precision, side: int, in_precision: Callable[[Precision], None], tmp_path: Path
+) -> None:
+    """Saved and loaded too. Cells and weights are multiples of 1/8, which each precision holds.
+
+    A cell's score is of 64ths and at most 8 · 31/8 = 31: no sum of it rounds, and nor does that over 28 · 28 cells, of
+    at most 784 · 31 · 64 = 1.6 million, below float32's 2²⁴. A mean rounds at most twice, by 2⁻²⁴ of less than 32.
+    """
+    in_precision(precision)
+    generator = np.random.default_rng(0)
+    maps = generator.integers(16, 32, (2, side, side, 8)).astype(np.float32) / 8
+    kernel = generator.integers(-8, 9, (8, 3)).astype(np.float32) / 8
+    expected = maps.mean(axis=(1, 2), dtype=np.float64) @ kernel
+    globally = GlobalAveragePool().build((side, side, 8), 3)
+    globally.set_weights([kernel, np.zeros(3)])
+    for head in (ConvPool(), ConvPool(dropout=0.5), ConvPool(pool="full_window")):
+        assert head.function((side, side)) == GlobalAveragePool(dropout=head.dropout).function((side, side))
+        built = head.build((side, side, 8), 3)
+        built.set_weights([kernel[None, None], np.zeros(3)])
+        built.save(tmp_path / "head.keras")
+        loaded = keras.saving.load_model(tmp_path / "head.keras", safe_mode=True)
+        for model in (built, loaded):
+            assert model.output.dtype == "float32"
+            np.testing.assert_allclose(model(maps, training=False), expected, rtol=0, atol=32 * 2 * 2**-24)
+            # Those of the mean, Dense rounds: 8 products and their sum with a bias, and their means of less than 4.
+            tolerance = 32 * 2 * 2**-24 + 8 * 4 * 2 * 2**-24 + 32 * 2 * 8 * 2**-24
+            np.testing.assert_allclose(model(maps, training=False), globally(maps), rtol=0, atol=tolerance)
+
+
+def test_class_maps_follow_their_formulas() -> None:
+    """ReLU between 1×1 convolutions, on the class maps if asked for, and then the mean of each."""
+    generator = np.random.default_rng(0)
+    maps = generator.standard_normal((2, 3, 4, 5), np.float32)
+    hidden, last = generator.standard_normal((5, 6), np.float32), generator.standard_normal((6, 3), np.float32)
+    scores = np.maximum(maps @ hidden, 0) @ last - 0.5
+    for class_relu, of_cells in ((False, scores), (True, np.maximum(scores, 0))):
+        head = ConvPool(hidden_filters=[6], class_relu=class_relu).build((3, 4, 5), 3)
+        head.set_weights([hidden[None, None], np.zeros(6), last[None, None], np.full(3, -0.5)])
+        assert head(maps).numpy() == pytest.approx(of_cells.mean(axis=(1, 2)), abs=1e-5)
+
+
+def test_class_maps_are_a_function_of_their_own_with_layers_that_bend() -> None:
+    heads = [
+        GlobalAveragePool(),
+        ConvPool(class_relu=True),
+        ConvPool(hidden_filters=[8]),
+        ConvPool(hidden_filters=[8], class_relu=True),
+        GlobalAveragePool(hidden_units=[8]),
+    ]
+    assert len({head.function((7, 7)) for head in heads}) == len(heads)
+    assert len({ConvPool(hidden_filters=[8], pool=pool).function((7, 7)) for pool in ConvPool.POOLS}) == 1
+
+
+def test_class_maps_start_from_the_weights_of_dense_and_drop_channels_as_it_does() -> None:
+    dense, convolution = (
+        build_model(SmallFcn(), head, (8, 8, 1), 10, seed=3).get_layer("head")
+        for head in (GlobalAveragePool(), ConvPool())
+    )
+    for one, other in zip(dense.get_weights(), convolution.get_weights(), strict=True):
+        assert np.array_equal(one.ravel(), other.ravel())
+    dropping = ConvPool(dropout=0.5).build((4, 4, 64), 64)
+    dropping.set_weights([np.eye(64)[None, None], np.zeros(64)])
+    # A channel is kept in all cells, and doubled, or in none.
+    assert set(dropping(np.ones((1, 4, 4, 64), np.float32), training=True).numpy().ravel().tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize("hidden_units", [[], [16]], ids=str)
+@pytest.mark.parametrize("precision", Precision)
+def test_a_bin_for_each_cell_is_flatten_in_every_precision(
+    precision: Precision, hidden_units: list[int], in_precision: Callable[[Precision], None], tmp_path: Path
+) -> None:
+    """Saved and loaded too. A mean of one cell is the cell, bit by bit, so that Dense layers get what Flatten gives."""
+    in_precision(precision)
+    flat, binned = (head(hidden_units=hidden_units) for head in (FlattenDense, AdaptiveAveragePool))
+    assert flat.function((5, 6)) == binned.function((5, 6))
+    assert flat.function((5, 6)) != AdaptiveAveragePool(bins=[5, 5], hidden_units=hidden_units).function((5, 6))
+    trained, built = (head.build((5, 6, 8), 3) for head in (flat, binned))
+    built.set_weights(trained.get_weights())
+    built.save(tmp_path / "head.keras")
+    loaded = keras.saving.load_model(tmp_path / "head.keras", safe_mode=True)
+    maps = np.random.default_rng(0).standard_normal((4, 5, 6, 8), np.float32)
+    # As a backbone of that precision gives them.
+    maps = tf.cast(maps, keras.config.dtype_policy().compute_dtype)
+    inner = keras.Model(built.input, built.layers[-1].input), keras.Model(trained.input, trained.layers[-1].input)
+    assert np.array_equal(*(tf.cast(model(maps), tf.float32) for model in inner))
+    for model in (built, loaded):
+        # Of the same numbers; which order they are added in is Eigen's, 240 products of up to about 4.
+        np.testing.assert_allclose(model(maps), trained(maps), rtol=0, atol=240 * 4 * 2**-24)
+
+
+def test_one_bin_is_the_mean() -> None:
+    assert AdaptiveAveragePool(bins=[1, 1]).function((7, 7)) == GlobalAveragePool().function((7, 7))
+    maps = np.random.default_rng(0).standard_normal((4, 5, 6, 8), np.float32)
+    binned, globally = (head.build((5, 6, 8), 3) for head in (AdaptiveAveragePool(bins=[1, 1]), GlobalAveragePool()))
+    globally.set_weights(binned.get_weights())
+    np.testing.assert_allclose(binned(maps), globally(maps), rtol=0, atol=1e-6)
+
+
+def test_bins_are_of_the_map_of_training_at_any_size() -> None:
+    """Trained on 2×2; on the 3×3 map 1 … 9, bins are of cells 0–1 and 1–2, and of one cell, all bins are that."""
+    pooled = keras.Input((None, None, 1))
+    head = keras.Model(pooled, AdaptiveAveragePool().collapse(pooled, (2, 2)))
+    # (1 + 2 + 4 + 5) / 4, and 1, 3 and 4 more
+    assert head(np.arange(1.0, 10.0).reshape(1, 3, 3, 1)).numpy().ravel().tolist() == [3.0, 4.0, 6.0, 7.0]
+    assert head(np.full((1, 1, 1, 1), 5.0)).numpy().ravel().tolist() == [5.0] * 4
+    # Where images have sizes of their own, there is no such map.
+    assert AdaptiveAveragePool().function(None) != FlattenDense().function(None)
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_mean_and_maximum_are_known_in_every_precision(
+    precision: Precision, in_precision: Callable[[Precision], None]
+) -> None:
+    """On 256×256 cells of eighths, whose sums are exact in float32, see above, and in no half precision."""
+    in_precision(precision)
+    maps = np.random.default_rng(0).integers(16, 32, (1, 256, 256, 4)).astype(np.float32) / 8
+    expected = np.concatenate([maps.mean(axis=(1, 2), dtype=np.float64), maps.max(axis=(1, 2))], axis=1)
+    inputs = keras.Input((None, None, 4))
+    both = keras.Model(inputs, AverageMaxPool(combine="concatenate").collapse(inputs, (256, 256)))
+    mean = keras.Model(inputs, AverageMaxPool().collapse(inputs, (256, 256)))
+    # A mean of less than 4 rounds twice; half the sum of two such, of less than 8, once more.
+    np.testing.assert_allclose(both(maps), expected, rtol=0, atol=4 * 2 * 2**-24)
+    halves = (expected[:, :4] + expected[:, 4:]) / 2
+    np.testing.assert_allclose(mean(maps), halves, rtol=0, atol=4 * 2 * 2**-24 + 8 * 2**-24)
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_a_generalized_mean_with_p_of_one_is_the_mean_in_every_precision(
+    precision: Precision, in_precision: Callable[[Precision], None]
+) -> None:
+    """Bit by bit, of negative numbers too; while p is trained, only of positive ones and but for rounding."""
+    in_precision(precision)
+    maps = np.random.default_rng(0).integers(-32, 32, (2, 28, 28, 8)).astype(np.float32) / 8
+    inputs = keras.Input((None, None, 8))
+    mean, fixed, trained = (
+        keras.Model(inputs, head.collapse(inputs, (28, 28)))
+        for head in (GlobalAveragePool(), GeneralizedMeanPool(p=1), GeneralizedMeanPool(p=1, trainable_p=True))
+    )
+    assert np.array_equal(fixed(maps), mean(maps))
+    positive = np.abs(maps) + 1
+    # Shares of the largest, 5, their powers, the mean, its power and the product each round by 2⁻²⁴ of 5 at most; the
+    # sum of 28 · 28 shares adds errors up, in blocks and with random signs: below 28 of them.
+    np.testing.assert_allclose(trained(positive), mean(positive), rtol=0, atol=(5 + 28) * 5 * 2**-24)
+    assert GeneralizedMeanPool(p=1).function((7, 7)) == GlobalAveragePool().function((7, 7))
+    assert GeneralizedMeanPool(p=1, trainable_p=True).function((7, 7)) != GlobalAveragePool().function((7, 7))
+
+
+@pytest.mark.long
+def test_a_trained_exponent_starts_from_p_learns_and_stays_at_one_or_above(tmp_path: Path) -> None:
+    """It learns the p that answers are made with, and from answers below every mean with p ≥ 1, it learns 1."""
+    maps = np.random.default_rng(0).uniform(0.1, 2, (64, 4, 4, 3)).astype(np.float32)
+    inputs = keras.Input((None, None, 3))
+    fixed = keras.Model(inputs, GeneralizedMeanPool(p=3).collapse(inputs, (4, 4)))
+    of_six = keras.Model(inputs, GeneralizedMeanPool(p=6).collapse(inputs, (4, 4)))(maps)
+    for answers, learned in ((of_six, 6.0), (maps.min(axis=(1, 2)), 1.0)):
+        trained = keras.Model(inputs, GeneralizedMeanPool(p=3, trainable_p=True).collapse(inputs, (4, 4)))
+        assert [weight.tolist() for weight in trained.get_weights()] == [[[2.0]]]  # p - 1
+        np.testing.assert_allclose(trained(maps), fixed(maps), rtol=1e-6)
+        trained.compile(keras.optimizers.Adam(0.1), "mse")
+        for _ in range(200):
+            trained.train_on_batch(maps, answers)
+        assert trained.get_weights()[0].item() == pytest.approx(learned - 1, abs=0.01)
+    trained.save(tmp_path / "head.keras")
+    loaded = keras.saving.load_model(tmp_path / "head.keras", safe_mode=True)
+    np.testing.assert_array_equal(loaded(maps), trained(maps))
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_attention_follows_its_formula_in_every_precision(
+    precision: Precision, in_precision: Callable[[Precision], None], tmp_path: Path
+) -> None:
+    """Each attention head: means of values with weights softmax(query · keys / √d); saved, at a size of its own."""
+    in_precision(precision)
+    generator = np.random.default_rng(0)
+    inputs = keras.Input((None, None, 6))
+    pool = keras.Model(inputs, AttentionPool(attention_heads=4).collapse(inputs, (3, 3)))  # d = ⌈6 / 4⌉ = 2
+    weights = [generator.standard_normal(weight.shape) for weight in pool.get_weights()]
+    pool.set_weights(weights)
+    pool.save(tmp_path / "pool.keras")
+    loaded = keras.saving.load_model(tmp_path / "pool.keras", safe_mode=True)
+    maps = generator.integers(-8, 9, (2, 5, 4, 6)).astype(np.float32) / 8
+    cells = maps.reshape(2, 20, 6)
+    seed, *projections, out, out_bias = weights
+    query, keys, values = (
+        np.einsum("nmc,cad->namd", x, kernel) + bias[:, None]
+        for x, kernel, bias in zip((seed[None], cells, cells), projections[::2], projections[1::2], strict=True)
+    )
+    scores = np.exp(np.einsum("nakd,aqd->nak", keys, query[0]) / 2**0.5)
+    means = np.einsum("nak,nakd->nad", scores / scores.sum(axis=2, keepdims=True), values)
+    expected = np.einsum("nad,adc->nc", means, out) + out_bias
+    for model in (pool, loaded):
+        assert model.output.dtype == "float32"
+        assert model(maps).numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_attention_knows_what_is_in_a_cell_and_not_where_it_is() -> None:
+    head = AttentionPool().build((3, 4, 8), 3)
+    maps = np.random.default_rng(0).standard_normal((2, 3, 4, 8), np.float32)
+    turned = maps[:, ::-1].transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(head(turned), head(maps), rtol=0, atol=1e-6)
+    # As a mean, it is the same of a map that is twice as large.
+    np.testing.assert_allclose(head(maps.repeat(2, axis=1).repeat(2, axis=2)), head(maps), rtol=0, atol=1e-6)
+    # It is no plain mean: of that in each cell, it says something else.
+    mean = head(np.broadcast_to(maps.mean(axis=(1, 2), keepdims=True), maps.shape))
+    assert np.abs(mean - head(maps)).max() > 1e-4
+
+
 def test_dropout_acts_in_training_only() -> None:
     head = GlobalAveragePool(dropout=0.5).build((2, 2, 64), 3)
     maps = np.ones((1, 2, 2, 64), np.float32)
@@ -186,6 +436,8 @@ def test_pooled_values_follow_the_formulas() -> None:
 
     assert pooled(GlobalAveragePool()) == pytest.approx([5.0])  # 45 / 9, or 45 times a rounded 1 / 9
     assert pooled(GlobalMaxPool()) == [9.0]
+    assert pooled(AverageMaxPool()) == pytest.approx([7.0])  # (5 + 9) / 2
+    assert pooled(AverageMaxPool(combine="concatenate")) == pytest.approx([5.0, 9.0])
     assert pooled(GeneralizedMeanPool(p=1)) == pytest.approx([5.0])
     assert pooled(GeneralizedMeanPool(p=100)) == pytest.approx([9 * 9 ** (-1 / 100)])  # (8/9)¹⁰⁰ is 8e-6
     assert pooled(GeneralizedMeanPool(p=3)) == pytest.approx([225 ** (1 / 3)])  # 1³ + … + 9³ = 45² = 2025, / 9

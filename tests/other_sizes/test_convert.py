@@ -222,6 +222,21 @@ def test_every_way_is_for_some_ends_and_refuses_the_others(end: str, way: str, t
     assert str(caught.value).startswith(f"way={way}: {rule}. Use resize_input")
 
 
+def test_a_mean_of_class_maps_has_no_dense_layer_to_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stack = (layers.Input((8, 8, 1)), layers.Conv2D(3, 3, name="maps"), layers.AveragePooling2D(6), layers.Flatten())
+    model = _save(tmp_path, "own.keras", *stack)
+    with pytest.raises(UserError) as caught:
+        _convert(f"model={model}", "way=dense_to_conv", f"output={tmp_path / 'any.keras'}")
+    assert str(caught.value) == (
+        "way=dense_to_conv: is not for a model that ends in AveragePooling2D over the whole map, without a Dense "
+        "layer. Use resize_input or global_pool."
+    )
+    assert _convert(f"model={model}", "way=global_pool", f"output={tmp_path / 'any.keras'}")
+    assert "Recognised: an extractor with feature map 6×6×3, AveragePooling2D over the whole map\n" in (
+        capsys.readouterr().out
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("network", "way"), [("VGG16", "dense_to_conv"), ("MobileNetV2", "dense_to_conv")])
 def test_networks_of_keras_applications_are_converted(network: str, way: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pipeline.heads.average import AveragePool
 from pipeline.heads.base import Head
 from pipeline.heads.flatten import FlattenDense
 from pipeline.heads.global_pools import GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
+from pipeline.heads.pointwise import ConvPool
 from pipeline.heads.pyramid import SpatialPyramidPool
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.small import SmallFcn
@@ -171,12 +172,16 @@ def test_a_bug_is_not_taken_for_a_refusal(digits: Data, monkeypatch: pytest.Monk
 
 
 def test_equal_weights_give_equal_logits_on_the_whole_test_split(digits: Data) -> None:
-    """At the training size, a full-window AveragePooling2D and GlobalAveragePooling2D are one function."""
+    """At the training size, a full-window AveragePooling2D, GlobalAveragePooling2D and class maps are one function."""
     average, globally = _model(AveragePool()), _model(GlobalAveragePool())
     globally.set_weights(average.get_weights())
-    difference = predict(average, digits.test(64))[0] - predict(globally, digits.test(64))[0]
-    assert difference.shape == (360, 10)
-    assert np.abs(difference).max() < 1e-5
+    class_maps = _model(ConvPool())
+    *backbone, kernel, bias = average.get_weights()
+    class_maps.set_weights([*backbone, kernel[None, None], bias])
+    for other in (globally, class_maps):
+        difference = predict(average, digits.test(64))[0] - predict(other, digits.test(64))[0]
+        assert difference.shape == (360, 10)
+        assert np.abs(difference).max() < 1e-5
 
 
 @pytest.mark.long
@@ -207,6 +212,15 @@ def test_a_dead_hidden_layer_does_not_hide_the_map() -> None:
     head.set_weights([-np.abs(kernel), bias - 1, *rest])
     maps = np.ones((2, 3, 3, 4), np.float32)
     assert not np.any(head(maps)[:, 0] != head(maps * 2)[:, 0])
+    assert seen_cells(head, (3, 3, 4)).all()
+
+
+def test_dead_convolutions_do_not_hide_the_map() -> None:
+    """Of the hidden filter and of the class maps, before the mean."""
+    head = ConvPool(hidden_filters=[1], class_relu=True).build((3, 3, 4), 2)
+    kernel, bias, last, last_bias = head.get_weights()
+    head.set_weights([-np.abs(kernel), bias - 1, last, last_bias - 1])
+    assert np.array_equal(head(np.ones((1, 3, 3, 4), np.float32)), [[0, 0]])
     assert seen_cells(head, (3, 3, 4)).all()
 
 

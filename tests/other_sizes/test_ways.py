@@ -17,10 +17,13 @@ from pipeline.data import source
 from pipeline.data.batches import Data
 from pipeline.data.settings import Dataset
 from pipeline.data.tf_data import resize
+from pipeline.heads.adaptive_average import AdaptiveAveragePool
+from pipeline.heads.attention import AttentionPool
 from pipeline.heads.average import AveragePool
 from pipeline.heads.base import Head
 from pipeline.heads.flatten import FlattenDense
-from pipeline.heads.global_pools import GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
+from pipeline.heads.global_pools import AverageMaxPool, GeneralizedMeanPool, GlobalAveragePool, GlobalMaxPool
+from pipeline.heads.pointwise import ConvPool
 from pipeline.heads.pyramid import SpatialPyramidPool
 from pipeline.models.backbones.base import Backbone
 from pipeline.models.backbones.pretrained import KerasApplication
@@ -56,8 +59,14 @@ TAILS: list[tuple[Head, Collapse | None, list[str]]] = [
     ),  # the pool belongs to the extractor
     (GlobalAveragePool(), Collapse.global_average, GLOBAL_WAYS),
     (GlobalAveragePool(keepdims=True, hidden_units=[8]), Collapse.global_average, GLOBAL_WAYS),
+    # Class maps need no Dense layer after their mean, and none is made a convolution.
+    (ConvPool(hidden_filters=[8]), Collapse.global_average, []),
+    (ConvPool(hidden_filters=[8], class_relu=True, pool="full_window"), Collapse.average, ["global_pool"]),
     # Maxima, powers and pyramids take any size as they are.
     *((head, None, []) for head in (GlobalMaxPool(), GeneralizedMeanPool(), SpatialPyramidPool())),
+    (AdaptiveAveragePool(), None, []),
+    (AverageMaxPool(), None, []),
+    (AttentionPool(), None, []),
 ]
 
 
@@ -88,7 +97,7 @@ def test_each_pair_has_its_ways_and_no_other(
     assert np.array_equal(resizing(images), expected)
     assert resizing(larger).shape == (6, 10)
     if collapse is None:
-        with pytest.raises(NotRecognizedError, match="could not be recognised"):
+        with pytest.raises(NotRecognizedError, match="could not be recognised|give a map of shape"):
             take_apart(model, (side, side))
         return
     parts = take_apart(model, (side, side))
@@ -104,7 +113,9 @@ def test_each_pair_has_its_ways_and_no_other(
 
 @pytest.mark.long
 @pytest.mark.parametrize("precision", [Precision.mixed_bfloat16, Precision.mixed_float16])
-@pytest.mark.parametrize("head", [FlattenDense(), AveragePool(dropout=0.3), GlobalAveragePool()], ids=str)
+@pytest.mark.parametrize(
+    "head", [FlattenDense(), AveragePool(dropout=0.3), GlobalAveragePool(), ConvPool(pool="full_window")], ids=str
+)
 def test_converted_models_answer_the_same_in_half_precision(
     head: Head, precision: Precision, in_precision: Callable[[Precision], None], tmp_path: Path
 ) -> None:
@@ -252,11 +263,6 @@ def _fixed_by_a_dense_layer() -> keras.Model:
     return keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
 
 
-def _without_dense() -> keras.Model:
-    images = keras.Input((8, 8, 1))
-    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 3)(images)))
-
-
 class _Subclassed(keras.Model):
     def call(self, images: tf.Tensor) -> tf.Tensor:
         return images
@@ -268,14 +274,13 @@ class _Subclassed(keras.Model):
         (_two_ends, r"add\w* \(Add\) is not a Dense layer that gives the outputs"),
         (_fixed_by_a_reshape, r"before the Flatten is not fully convolutional: .* shape \(None, 8, 8, 1\)"),
         (_fixed_by_a_dense_layer, r"before the Flatten is not fully convolutional: .* shape \(None, 6, 6, 2\)"),
-        (_without_dense, r"global_average_pooling2d\w* \(GlobalAveragePooling2D\) is not a Dense layer"),
         (_Subclassed, "computes by code of its own"),
         (
             lambda: build_model(SmallFcn(), GlobalMaxPool(), (8, 8, 1), 3, 0),
             r"\(GlobalMaxPooling2D\) is neither Flatten nor",
         ),
     ],
-    ids=["two ends", "reshape", "dense inside", "no dense", "subclassed", "maximum"],
+    ids=["two ends", "reshape", "dense inside", "subclassed", "maximum"],
 )
 def test_what_cannot_be_recognised_is_named(model: type[keras.Model], reason: str) -> None:
     with pytest.raises(NotRecognizedError, match=reason):
@@ -320,6 +325,23 @@ def test_batch_norm_on_the_flattened_map_leaves_no_convolution() -> None:
     assert [way.name for way in ways_for(parts)] == [RESIZE_INPUT, *FLATTEN_WAYS]
     for way in ways_for(parts):
         np.testing.assert_allclose(way.convert(after, parts, (8, 8))(images), after(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_dense_layers_is_recognised() -> None:
+    """As Network in Network and All Convolutional Net are: the mean of class maps, and softmax."""
+    layers = keras.layers
+    for pools, ways in (
+        ([layers.GlobalAveragePooling2D()], []),
+        ([layers.AveragePooling2D(6), layers.Flatten()], ["global_pool"]),
+    ):
+        model = keras.Sequential([layers.Input((8, 8, 1)), layers.Conv2D(3, 3), *pools, layers.Softmax()])
+        parts = take_apart(model, (8, 8))
+        assert [type(layer).__name__ for layer in parts.dense] == ["Softmax"]
+        assert not parts.has_dense
+        assert [way.name for way in ways_for(parts)] == [RESIZE_INPUT, *ways]
+        images = np.random.default_rng(0).random((5, 8, 8, 1), np.float32)
+        for way in ways_for(parts):
+            assert way.convert(model, parts, (8, 8))(images).numpy() == pytest.approx(model(images).numpy(), abs=1e-6)
 
 
 def test_an_activation_that_is_used_twice_is_recognised() -> None:

@@ -29,7 +29,7 @@ class DenseToConv(MapWay):
     def is_for(self, parts: Parts | None) -> bool:
         import keras
 
-        if parts is None or not super().is_for(parts):
+        if parts is None or not parts.has_dense or not super().is_for(parts):
             return False
         # Of a flattened map they treat all cells together, and no convolution does.
         together = keras.layers.BatchNormalization | keras.layers.Softmax
