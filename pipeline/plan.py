@@ -51,6 +51,7 @@ def main(composed: DictConfig) -> None:
     facts = describe(config.dataset)
     plan = SizePlan(config.backbone, config.head, facts)
     plan.check_training(config.training.sizes)
+    console().print(f"{plan.backbone_in_words}.", soft_wrap=True)
     console().print(plan_table(config, facts, plan.sizes(config.size_probe)))
 
 

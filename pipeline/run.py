@@ -60,7 +60,7 @@ def train(
     open_store(config.tracking.recorded, config.output_path)
     data = source.load(config.dataset, config.seed, config.output_path / "cache")
     plan.check_smallest(data)
-    identity = identify(config, data, plan.native_map, sweep)
+    identity = identify(config, data, plan, sweep)
     if not is_chief(strategy):
         return _train_as_worker(config, data, identity, strategy)
 
@@ -96,7 +96,7 @@ def train(
             measured = measure_sizes(model, plan, probe, data, logits, labels)
             check_plan(head, planned, measured)
             record.log_sizes(planned, measured, labels)
-            text = run_page.describe(facts, cost, scores, measured, command, record.picture)
+            text = run_page.describe(facts, plan.backbone_in_words, cost, scores, measured, command, record.picture)
             record.log_page(text, run_page.draw(data, logits, labels, measured))
             if config.tracking.register_as:
                 record.register(config.tracking.register_as, scores.accuracy)
