@@ -47,10 +47,13 @@ def main(composed: DictConfig) -> None:
     import_tensorflow()
     from pipeline.data.source import describe
     from pipeline.other_sizes.plan import SizePlan
+    from pipeline.tracking.models import with_weights
 
     facts = describe(config.dataset)
-    plan = SizePlan(config.backbone, config.head, facts)
+    backbone = with_weights(config.backbone, config.tracking, config.output_path)
+    plan = SizePlan(backbone, config.head, facts)
     plan.check_training(config.training.sizes)
+    console().print(f"{plan.backbone_in_words}.", soft_wrap=True)
     console().print(plan_table(config, facts, plan.sizes(config.size_probe)))
 
 

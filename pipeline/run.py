@@ -12,6 +12,7 @@ from pipeline.config import Config
 from pipeline.config.identify import identify
 from pipeline.data import source
 from pipeline.data.batches import Data
+from pipeline.models.backbones.base import Backbone
 from pipeline.models.build import build_model
 from pipeline.models.cost import measure_cost
 from pipeline.models.predict import predict
@@ -20,6 +21,7 @@ from pipeline.other_sizes.measure import check_plan, measure_sizes
 from pipeline.other_sizes.plan import SizePlan
 from pipeline.tracking import run_page
 from pipeline.tracking.identity import RunIdentity
+from pipeline.tracking.models import with_weights
 from pipeline.tracking.queries import whole_trainings
 from pipeline.tracking.record import register_earlier, start_run
 from pipeline.tracking.resume import Trained, exclusive, finished_run, state_file
@@ -50,19 +52,20 @@ def train(
         command: What to type to do the same again.
         sizes_vary: Whether other runs of this process may compute other numbers of pixels in a step.
     """
-    backbone, head, training, probe = config.backbone, config.head, config.training, config.size_probe
+    head, training, probe = config.head, config.training, config.size_probe
     facts = source.describe(config.dataset)
     limit_threads(config.launch.threads, training.wants_one_thread(facts) and not sizes_vary)
     strategy = prepare_devices(training)
+    backbone = with_weights(config.backbone, config.tracking, config.output_path)
     plan = SizePlan(backbone, head, facts)
     planned = plan.sizes(probe)
     plan.check_training(training.sizes)
     open_store(config.tracking.recorded, config.output_path)
     data = source.load(config.dataset, config.seed, config.output_path / "cache")
     plan.check_smallest(data)
-    identity = identify(config, data, plan.native_map, sweep)
+    identity = identify(config, data, plan, sweep)
     if not is_chief(strategy):
-        return _train_as_worker(config, data, identity, strategy)
+        return _train_as_worker(config, backbone, data, identity, strategy)
 
     with exclusive(config.output_path, identity.key) as state:
         log.info("%s on %s, %s, seed %d", head.name, facts.name, backbone.name, config.seed)
@@ -96,14 +99,16 @@ def train(
             measured = measure_sizes(model, plan, probe, data, logits, labels)
             check_plan(head, planned, measured)
             record.log_sizes(planned, measured, labels)
-            text = run_page.describe(facts, cost, scores, measured, command, record.picture)
+            text = run_page.describe(facts, plan.backbone_in_words, cost, scores, measured, command, record.picture)
             record.log_page(text, run_page.draw(data, logits, labels, measured))
             if config.tracking.register_as:
                 record.register(config.tracking.register_as, scores.accuracy)
     return Trained(record.run_id, result.validation_accuracy)
 
 
-def _train_as_worker(config: Config, data: Data, identity: RunIdentity, strategy: tf.distribute.Strategy) -> Trained:
+def _train_as_worker(
+    config: Config, backbone: Backbone, data: Data, identity: RunIdentity, strategy: tf.distribute.Strategy
+) -> Trained:
     """What ranks other than the chief do: their share of each step, from the chief's state and to its weights."""
     facts = data.facts
     if (earlier := finished_run(dataclasses.replace(identity, sweep=None))) is not None:
@@ -111,7 +116,7 @@ def _train_as_worker(config: Config, data: Data, identity: RunIdentity, strategy
     # The chief alone keeps the state; all of them go on from it.
     training = dataclasses.replace(config.training, checkpoint_seconds=None)
     with strategy.scope():
-        model = build_model(config.backbone, config.head, facts.image_shape, facts.classes, config.seed)
+        model = build_model(backbone, config.head, facts.image_shape, facts.classes, config.seed)
         result = fit(model, data, training, lambda *_: None, state_file(config.output_path, identity.key))
     weights = digest_of(*(variable.numpy() for variable in model.trainable_variables))
     log.info("  rank %d trained along; digest of the weights %s", strategy.cluster_resolver.task_id, weights)

@@ -102,6 +102,10 @@ class Param(Recorded):
     TRAIN_EXAMPLES = "train_examples"
     VALIDATION_EXAMPLES = "validation_examples"
     TEST_EXAMPLES = "test_examples"
+    RECEPTIVE_FIELD = "receptive_field"
+    """What a cell of the feature map sees of an image, in pixels; runs of before have none."""
+    TOTAL_STRIDE = "total_stride"
+    """How far apart cells of the feature map lie, in pixels of the image."""
 
 
 class File(StrEnum):
@@ -136,6 +140,7 @@ INDIFFERENT = (
     *("tracking.", "launch.", "statistics.", "asks.", "output_dir", "question", "rerun", "training.checkpoint_seconds"),
     *("dataset.data_dir", "dataset.path"),  # What lies there counts by its digest.
     *(Param.IMAGE_HEIGHT, Param.IMAGE_WIDTH),  # The same as `image_size`, in numbers.
+    *(Param.RECEPTIVE_FIELD, Param.TOTAL_STRIDE),  # What the backbone's settings come to.
 )
 """Settings, or beginnings of their names, that change no run's result: they tell neither runs nor arms apart."""
 SWEEP = "sweep."

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.common.names import Param, Tag
-from pipeline.common.size import Size
 from pipeline.config.schema import Config
 from pipeline.tracking.identity import RunIdentity, run_key
 
 if TYPE_CHECKING:
     from pipeline.data.batches import Data
+    from pipeline.other_sizes.plan import SizePlan
 
 
-def identify(config: Config, data: Data, native_map: Size, sweep: str | None) -> RunIdentity:
+def identify(config: Config, data: Data, plan: SizePlan, sweep: str | None) -> RunIdentity:
     """The identity of the run that a configuration describes.
 
     Args:
         config: The typed configuration.
         data: What it trains and tests on.
-        native_map: Height and width of the feature map at the training size.
+        plan: Of its head on its backbone.
         sweep: What all runs of one call of a study have in common, to tell them from those of another call.
     """
-    facts, head, backbone = data.facts, config.head, config.backbone
+    facts, head, backbone = data.facts, plan.head, plan.backbone
     settings = dict(_leaves(OmegaConf.structured(config)))
     key = run_key(settings, backbone.file, data)
     tags = {
@@ -33,7 +33,7 @@ def identify(config: Config, data: Data, native_map: Size, sweep: str | None) ->
         Tag.DATASET: facts.name,
         Tag.BACKBONE: backbone.name,
         Tag.RUN_KEY: key,
-        Tag.FUNCTION: head.function(None if facts.natural else native_map),
+        Tag.FUNCTION: head.function(None if facts.natural else plan.native_map),
         Tag.COLOR: head.color,
     }
     if config.study is not None:
@@ -49,6 +49,8 @@ def identify(config: Config, data: Data, native_map: Size, sweep: str | None) ->
         Param.VALIDATION_EXAMPLES: len(data.validation_indices),
         Param.TEST_EXAMPLES: len(data.test_split),
     }
+    if (field := plan.receptive_field) is not None:
+        params |= {Param.RECEPTIVE_FIELD: field.size_text, Param.TOTAL_STRIDE: field.stride_text}
     return RunIdentity(
         key=key,
         name=f"{head.name} seed {config.seed}",

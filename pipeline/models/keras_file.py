@@ -15,6 +15,9 @@ from pipeline.common.files import DiskFullError, atomic_write, is_disk_full
 if TYPE_CHECKING:
     import keras
 
+MODEL_URIS = ("models:/", "runs:/")
+"""How a text begins that names a model which MLflow has, and no file."""
+
 
 def check_keras_file(path: Path, key: str) -> None:
     """Raises `ConfigError` unless `path`, which the setting `key` names, looks like a file of Keras's format."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +19,8 @@ from pipeline.heads import HEADS
 from pipeline.heads.base import MEAN, Head
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.base import Backbone, ImageSizeError, ImageTooSmallError
-from pipeline.models.reach import reach_of
+from pipeline.models.reach import Reach, reach_of
+from pipeline.models.receptive_field import ReceptiveField, receptive_field_of
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.settings import SizeProbe
 
@@ -119,8 +120,20 @@ class SizePlan:
         return float(self._reach(cells, size).mean())
 
     @cached_property
-    def _reach(self) -> Callable[[np.ndarray, Size], np.ndarray]:
+    def _reach(self) -> Reach:
         return reach_of(self._extractor)
+
+    @cached_property
+    def receptive_field(self) -> ReceptiveField | None:
+        """What a cell of the map sees; None if that cannot be told."""
+        return receptive_field_of(self._extractor, self._reach)
+
+    @property
+    def backbone_in_words(self) -> str:
+        """The backbone in one sentence without its full stop: what its cells see, and its parameters."""
+        field = self.receptive_field
+        seen = f"{field.in_words(self.facts.image_size)}; " if field else ""
+        return f"{self.backbone.name}: {seen}{self._extractor.count_params():,} parameters"
 
     def sizes(self, probe: SizeProbe) -> list[PlannedSize]:
         """What will happen at each probed size; for what is raised see `at`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import mlflow
 
 from pipeline.common.errors import ConfigError, require
 from pipeline.common.size import Size, recorded_size
-from pipeline.models.keras_file import load_model
+from pipeline.models.backbones.base import Backbone
+from pipeline.models.keras_file import MODEL_URIS, load_model
 from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import open_store
 
@@ -41,35 +43,68 @@ def load_source(typed: str, tracking: Tracking, output_path: Path) -> Source:
     Raises:
         UserError: It cannot be found or loaded.
     """
-    if typed.startswith(("models:/", "runs:/")):
+    if typed.startswith(MODEL_URIS):
         return _load_recorded(typed, tracking, output_path)
     path = Path(typed).expanduser().absolute()
     return Source(load_model(path, "model"), path.stem)
 
 
+def with_weights(backbone: Backbone, tracking: Tracking, output_path: Path) -> Backbone:
+    """A backbone whose weights are on this machine: of one that is made of a model that MLflow has, made of its file.
+
+    Args:
+        backbone: As it was configured.
+        tracking: Where the model was recorded.
+        output_path: The `output_dir` of the run that recorded it.
+
+    Raises:
+        UserError: The model cannot be found, or the store does not answer.
+    """
+    if backbone.uri is None:
+        return backbone
+    open_store(tracking, output_path, create=False)
+    return backbone.with_file(_file_of(backbone.uri, "backbone.path", mlflow.get_tracking_uri()))
+
+
 def _load_recorded(uri: str, tracking: Tracking, output_path: Path) -> Source:
     open_store(tracking, output_path, create=False)
+    file = _file_of(uri, "model", mlflow.get_tracking_uri())
+    run_id = mlflow.models.get_model_info(uri).run_id
+    recorded = recorded_size(mlflow.get_run(run_id).data.params) if run_id else None
+    return Source(
+        model=load_model(file, "model"),
+        name=uri.partition(":/")[2].strip("/").replace("/", "-"),
+        image_size=None if recorded is None or recorded.natural else recorded.reference,
+    )
+
+
+@functools.cache
+def _file_of(uri: str, key: str, store: str) -> Path:
+    """The `.keras` file of a model, brought to this machine once in each process; a sweep asks for it in every run.
+
+    Args:
+        uri: Of the model.
+        key: The setting that names it, for messages.
+        store: The URI of the store that is open.
+
+    Raises:
+        ConfigError: MLflow does not have it, or has it in another format.
+    """
     try:
-        info = mlflow.models.get_model_info(uri)
         directory = Path(mlflow.artifacts.download_artifacts(uri))
     except (mlflow.MlflowException, OSError) as error:
         raise ConfigError(
-            "model",
+            key,
             uri,
-            f"MLflow does not have it: {str(error).splitlines()[0]}",
+            f"MLflow does not have it in {store}: {str(error).splitlines()[0]}",
             "Give a URI as a run's page shows it, models:/NAME/VERSION, or the path of a .keras file.",
         ) from error
     files = sorted(directory.rglob("*.keras"))
     require(
         len(files) == 1,
-        "model",
+        key,
         uri,
         f"holds {len(files)} .keras files, and has to hold one",
         "Give a model that was recorded in Keras's own format.",
     )
-    recorded = recorded_size(mlflow.get_run(info.run_id).data.params) if info.run_id else None
-    return Source(
-        model=load_model(files[0], "model"),
-        name=uri.partition(":/")[2].strip("/").replace("/", "-"),
-        image_size=None if recorded is None or recorded.natural else recorded.reference,
-    )
+    return files[0]

@@ -40,6 +40,7 @@ MAX_NAMED_CLASSES = 30
 
 def describe(
     facts: DatasetFacts,
+    backbone: str,
     cost: Cost,
     scores: Scores,
     measured: Sequence[MeasuredSize],
@@ -50,6 +51,7 @@ def describe(
 
     Args:
         facts: What it was trained on.
+        backbone: The backbone in a sentence without its full stop.
         cost: What the model costs.
         scores: On the test split, at the training size or at natural sizes.
         measured: What happened at each probed size.
@@ -61,7 +63,12 @@ def describe(
         f"**{cost.parameters_total:,} parameters, {scores.accuracy:.3f} test accuracy at "
         f"{facts.trained_size.in_words}; {phrase(verdicts, facts.trained_size.height)}.**"
     )
-    parts = [conclusion, f"![Accuracy by image size]({picture(File.SIZE_FIGURE)})", _size_table(measured)]
+    parts = [
+        conclusion,
+        f"{backbone}.",
+        f"![Accuracy by image size]({picture(File.SIZE_FIGURE)})",
+        _size_table(measured),
+    ]
     if measured[0].ways:
         parts.append(_ways_table(measured))
     parts.append("\n".join(f"- {line}" for line in LEGEND))

@@ -7,13 +7,16 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from pipeline.common.condition import TEST, Condition, Mode
+from pipeline.common.names import Param
 from pipeline.comparison.analysis import Group, analyse
 from pipeline.comparison.decisions import Outcome, claim
 from pipeline.comparison.report.answer import control_text, failed_controls, sizes_sentence, training_size_answer
 from pipeline.comparison.report.figures import cost_figure, difference_figure, size_figure
 from pipeline.comparison.report.markdown import markdown_table
+from pipeline.comparison.report.report import make_report
 from pipeline.comparison.report.tables import arms_table, comparisons_table, pareto_front, sizes_table
 from pipeline.comparison.settings import About, Asks
+from pipeline.other_sizes.ways import WAYS
 from tests.comparison.studies import ASKS, STATISTICS, lines_of, page_of, study
 
 RESIZED = Condition(Mode.RESIZE, 16)
@@ -183,3 +186,17 @@ def test_answers_about_natural_sizes_say_so() -> None:
         *("8 px, on a canvas", "16 px, on a canvas"),
     ]
     assert len(size_figure(natural, STATISTICS).axes) == 2
+
+
+def test_a_field_is_told_where_all_runs_recorded_it_and_parts_no_arms() -> None:
+    fields = {Param.RECEPTIVE_FIELD.column: "13×13", Param.TOTAL_STRIDE.column: "4×4"}
+    new = study().assign(**fields)
+    for older, told in ((0, "small_fcn (whose cells see 13×13 px)"), (3, "small_fcn"), (15, "small_fcn")):
+        runs = new.copy()
+        runs.loc[runs.index[:older], list(fields)] = None  # As runs of before have it.
+        report = make_report(runs, STATISTICS, WAYS, ASKS)
+        assert report.limits.startswith(f"This is about digits and {told}, on 2,000 test images;")
+        ((*arms,),) = ([arm.name for arm in section.group.arms] for section in report.sections)
+        assert arms == ["flatten_dense", "average_pool", "global_average_pool"]
+    whole = new.assign(**{Param.RECEPTIVE_FIELD.column: "whole image"})
+    assert "small_fcn (whose cells see the whole image)" in make_report(whole, STATISTICS, WAYS, ASKS).limits

@@ -186,8 +186,8 @@ WRONG = [
     (["size_probe.max_images=0"], "size_probe.max_images=0: must be at least 1"),
     (["backbone.strides=[1,2]"], "backbone.strides=[1, 2]: needs one stride a layer, 4 as in backbone.filters"),
     (["backbone.filters=[]"], "backbone.filters=[]: needs at least one layer"),
-    (["backbone=keras_application", "backbone.weights=nowhere.h5"], "backbone.weights=nowhere.h5: must be null or the "
-     "path of a weights file"),
+    (["backbone=keras_application", "backbone.weights=nowhere.h5"], "backbone.weights=nowhere.h5: must be null, "
+     "imagenet, or the path of a weights file"),
     (["backbone=from_model"], "backbone.path=???: has no value. Give one, as in backbone.path=VALUE."),
     (["backbone=from_model", "backbone.path=no.keras"], "backbone.path=no.keras: there is no such file. Give the path "
      "of a .keras file: backbone.path=PATH."),

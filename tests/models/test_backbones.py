@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.error import URLError
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.models.backbones.base import Backbone, ImageTooSmallError
 from pipeline.models.backbones.pretrained import KerasApplication
 from pipeline.models.backbones.small import ResNet, SmallFcn
 from pipeline.models.build import build_model
+from tests.conftest import run_program
 
 
 def test_small_fcn_parameters_equal_the_arithmetic() -> None:
@@ -166,3 +168,87 @@ def test_all_heads_start_from_bit_identical_backbone_weights(backbone: Backbone)
     assert np.array_equal(pools[0], pools[1])
     other = build_model(backbone, GlobalAveragePool(), (28, 28, 1), 10, seed=4)
     assert not np.array_equal(other.get_layer("backbone").get_weights()[0], starts[0][0])
+
+
+NETWORKS = [name for name in dir(keras.applications) if name[0].isupper()]
+
+
+@pytest.mark.parametrize("application", NETWORKS)
+def test_pixels_are_scaled_as_the_networks_own_preprocess_input_does(application: str) -> None:
+    family = getattr(keras.applications, application).__module__.rpartition(".")[2]
+    expected_of = getattr(keras.applications, family).preprocess_input
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
+    for image in (pixels, pixels[..., :1]):
+        inputs = keras.Input((None, None, image.shape[-1]), dtype="uint8")
+        ours = keras.Model(inputs, KerasApplication(application=application).preprocessed(inputs))
+        repeated = np.broadcast_to(image, (2, 5, 4, 3)).astype(np.float32)
+        assert ours(image).numpy() == pytest.approx(expected_of(repeated.copy()), abs=1e-5)
+    # All of them but those that scale inside change something, and these change nothing.
+    inside = family in ("convnext", "efficientnet", "efficientnet_v2", "mobilenet_v3")
+    assert np.array_equal(expected_of(repeated.copy()), repeated) == inside
+
+
+@pytest.fixture
+def keras_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Keras keeps what it downloads, empty; whatever lies there counts as whole, and there is no network."""
+
+    def refuse(*_: object) -> None:
+        raise URLError("Connection refused")
+
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
+    monkeypatch.setattr("keras.src.utils.file_utils.validate_file", lambda *_, **__: True)
+    monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", refuse)
+    (tmp_path / "models").mkdir()
+    return tmp_path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("application", "name"),
+    [
+        ("MobileNetV2", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"),
+        ("EfficientNetB0", "efficientnetb0_notop.h5"),  # Scales pixels inside, with one layer more for these weights.
+    ],
+)
+def test_imagenet_is_the_file_that_keras_keeps(application: str, name: str, keras_home: Path) -> None:
+    network = getattr(keras.applications, application)
+    path = keras_home / "models" / name
+    network(include_top=False, weights=None, input_shape=(None, None, 3)).save(path)
+    backbone = KerasApplication(application=application, weights="imagenet")
+    assert backbone.file == path
+    theirs = network(include_top=False, weights="imagenet", input_shape=(None, None, 3))
+    family = getattr(keras.applications, network.__module__.rpartition(".")[2])
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    expected = theirs(family.preprocess_input(image.astype(np.float32))).numpy()
+    assert np.abs(backbone.build(3)(image) - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert expected.std() > 0
+
+
+@pytest.mark.long
+def test_imagenet_without_a_network_says_which_file_to_put_where(
+    keras_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        KerasApplication(weights="imagenet").build(channels=3)
+    name = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+    origin = f"https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/{name}"
+    assert str(caught.value) == (
+        f"backbone.weights=imagenet: Keras looks for {keras_home}/models/{name}, which is not there or not whole, and "
+        f"cannot download it: URL fetch failure on {origin}: None -- Connection refused. Download {origin} where there "
+        "is a network and put it there, or use backbone.weights=null."
+    )
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.program
+@pytest.mark.long
+def test_imagenet_behind_a_network_that_refuses_ends_in_one_message(tmp_path: Path) -> None:
+    settings = ("backbone=keras_application", "backbone.weights=imagenet", "dataset.image_size=[64,64]")
+    refused = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path)}
+    result = run_program("pipeline.train", *settings, cwd=tmp_path, **refused)
+    assert result.returncode == 2
+    assert f"backbone.weights=imagenet: Keras looks for {tmp_path}/models/mobilenet_v2" in " ".join(
+        result.stderr.split()
+    )
+    assert "Traceback" not in result.stderr
+    assert "Downloading data" not in result.stdout + result.stderr

@@ -545,12 +545,13 @@ def test_a_saved_model_answers_as_the_trained_one(tmp_path: Path) -> None:
 def test_the_run_key_knows_the_content_of_the_file(tmp_path: Path, digits: Data) -> None:
     path = saved(functional(residual), tmp_path)
     config = typed("backbone=from_model", f"backbone.path={path}")
-    first = identify(config, digits, (2, 2), sweep=None).key
-    assert identify(config, digits, (2, 2), sweep=None).key == first
+    plan = SizePlan(config.backbone, config.head, digits.facts)
+    first = identify(config, digits, plan, sweep=None).key
+    assert identify(config, digits, plan, sweep=None).key == first
     model = keras.saving.load_model(path)
     model.set_weights([weight + 1 for weight in model.get_weights()])
     model.save(path)
-    assert identify(config, digits, (2, 2), sweep=None).key != first
+    assert identify(config, digits, plan, sweep=None).key != first
 
 
 @pytest.mark.slow

@@ -103,6 +103,12 @@ def _clipped_by_hand(x: KerasTensor) -> KerasTensor:
     return keras.ops.minimum(keras.ops.maximum(layers.Conv2D(4, 3)(x), 0.0), 1e-3)
 
 
+def _attending(x: KerasTensor) -> KerasTensor:
+    """Each cell is a mean of all cells; of scores as far apart as these, one counts and the others' parts are 0."""
+    x = layers.Conv2D(4, 3, padding="same")(x)
+    return layers.MultiHeadAttention(1, 4, attention_axes=(1, 2))(x, x)
+
+
 ONE_WINDOW = _corner((12, 12), 3)
 """What the first cell of one 3×3 convolution depends on."""
 STEPS = np.arange(12) % 2 == 0
@@ -122,6 +128,7 @@ PATHS = {
     "mean of a window": (_sequence(layers.AveragePooling2D(3)), 1, ONE_WINDOW),
     "vanishing": (_sequence(*(layers.Conv2D(1, 1, activation="tanh") for _ in range(20))), 1, _corner((12, 12), 1)),
     "mean of the map": (_excited(layers.GlobalAveragePooling2D(keepdims=True)), 1, _corner((12, 12), 12)),
+    "attention": (_attending, 1, _corner((12, 12), 12)),
     "largest of the map": (_excited(layers.GlobalMaxPooling2D(keepdims=True)), 1, _corner((12, 12), 12)),
 }
 

@@ -91,6 +91,10 @@ def test_the_command_line_wins_over_the_study(tiny_study: Path) -> None:
 def test_plan_prints_the_verdicts_and_writes_nothing(tmp_path: Path) -> None:
     result = run_program("pipeline.plan", "head=average_pool", "dataset=fashion_mnist", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    # Of 3×3 windows, strides 1, 2, 1, 2: 1 + 2 + 2 + 2·2 + 2·2 = 13.
+    assert result.stdout.splitlines()[0] == (
+        "small_fcn: a cell of the map sees 13×13 of the 28×28 px; cells lie 4 px apart; 65,568 parameters."
+    )
     rows = [[cell.strip() for cell in line.split("│")[1:7]] for line in result.stdout.splitlines() if line[0] == "│"]
     rows = [row for row in rows if row[0]]  # not the second lines of long reasons
     assert rows[-1][:4] == ["56×56", "14×14", "2×2", "refuses"]

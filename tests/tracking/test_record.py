@@ -83,6 +83,8 @@ def test_every_leaf_of_the_configuration_is_a_param(client: MlflowClient, runs: 
         "dataset": "digits",
         "head": "average_pool",
         "image_size": "8×8",
+        "receptive_field": "13×13",
+        "total_stride": "4×4",
         "train_examples": "1293",
         "validation_examples": "144",
         "test_examples": "360",

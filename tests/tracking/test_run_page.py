@@ -27,6 +27,7 @@ from pipeline.tracking.run_page import (
 FACTS = DatasetFacts("fashion_mnist", "3.0.1", (28, 28, 1), ("shirt", "shoe", "bag"))
 
 
+BACKBONE = "small_fcn: a cell of the map sees 13×13 of the 28×28 px; cells lie 4 px apart; 65,000 parameters"
 SCORES = Scores(0.9212, 0.3, 0.75, None, 0.0123, np.array([1.0, 0.5, math.nan]), np.array([3, 2, 0]))
 
 
@@ -49,8 +50,11 @@ MEASURED = [
 
 def test_the_description_begins_with_the_conclusion() -> None:
     cost = Cost(96_362, 65_000, 31_362, 15_000_000, 600_000, 0.8)
-    text = describe(FACTS, cost, SCORES, MEASURED, "python -m pipeline.train seed=3", lambda name: f"at/{name}")
+    text = describe(
+        FACTS, BACKBONE, cost, SCORES, MEASURED, "python -m pipeline.train seed=3", lambda name: f"at/{name}"
+    )
     assert text.splitlines()[0] == ("**96,362 parameters, 0.921 test accuracy at 28 px; refuses 24 px, crops 40 px.**")
+    assert text.splitlines()[2] == f"{BACKBONE}."
     assert "| verdict | seen of the map | seen of the image |" in text
     assert "| 24×24 | 6×6 | `refuses` | 0% | 0% | - | - |" in text
     assert "| 40×40 | 10×10 | `crops` | 49% | 72% | 0.6100 | 0.3500 |" in text
@@ -62,14 +66,14 @@ def test_the_description_begins_with_the_conclusion() -> None:
     assert "| recall |\n|---|---:|---:|\n| shoe | 2 | 0.5000 |\n| shirt | 3 | 1.0000 |\n\n!" in text
     assert "![Accuracy by image size](at/size_behavior.png)" in text
     assert text.endswith("```\npython -m pipeline.train seed=3\n```\n")
-    assert "Run it again" not in describe(FACTS, cost, SCORES, MEASURED, None, str)
+    assert "Run it again" not in describe(FACTS, BACKBONE, cost, SCORES, MEASURED, None, str)
 
 
 def test_of_many_classes_the_hardest_are_described() -> None:
     facts = DatasetFacts("many", "1.0.0", (28, 28, 1), tuple(f"class {label}" for label in range(MAX_RECALLS + 1)))
     recalls = np.linspace(1, 0, MAX_RECALLS + 1)  # The last class is never recognised, the first one always.
     scores = Scores(0.5, 0.3, 0.5, 0.875, 0.0123, recalls, np.ones(MAX_RECALLS + 1, int))
-    text = describe(facts, Cost(1, 1, 0, 1, 1, 0.8), scores, MEASURED, None, str)
+    text = describe(facts, BACKBONE, Cost(1, 1, 0, 1, 1, 0.8), scores, MEASURED, None, str)
     assert "balanced accuracy 0.5000, top-5 accuracy 0.8750, calibration error 0.0123\n" in text
     assert "|---:|---:|\n| class 12 | 1 | 0.0000 |\n| class 11 | 1 | 0.0833 |\n" in text  # 1 / 12
     assert "| class 0 |" not in text

@@ -45,7 +45,7 @@ def limits(groups: Sequence[Group]) -> str:
     """What the answer depends on, taken from the runs themselves."""
     runs = pd.concat([arm.runs for group in groups for arm in group.arms])
     datasets = list(dict.fromkeys(group.dataset for group in groups))
-    backbones = list(dict.fromkeys(group.backbone for group in groups))
+    backbones = list(dict.fromkeys(_backbone_text(group) for group in groups))
     images = sorted({table.shape[1] for group in groups for arm in group.arms for table in arm.answers.values()})
     tested = f", on {listed_text([f'{count:,}' for count in images])} test images" if images else ""
     sentences = [
@@ -69,6 +69,15 @@ def limits(groups: Sequence[Group]) -> str:
     else:
         sentences.append("The arms' recipes differ; none was tuned beyond what its settings say.")
     return " ".join(sentences)
+
+
+def _backbone_text(group: Group) -> str:
+    """`small_fcn (whose cells see 13×13 px)`; the name alone where the runs recorded no field, or several."""
+    field = common_value(pd.concat([arm.runs for arm in group.arms]), Param.RECEPTIVE_FIELD.column)
+    if field is None:
+        return group.backbone
+    # A field is numbers, or words.
+    return f"{group.backbone} (whose cells see {f'{field} px' if field[0].isdigit() else f'the {field}'})"
 
 
 def _shared_training_images(runs: pd.DataFrame) -> float | None:

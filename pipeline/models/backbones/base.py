@@ -80,6 +80,15 @@ class Backbone(Settings, ABC):
         """File that the weights come from; None where they are drawn by the seed."""
         return None
 
+    @property
+    def uri(self) -> str | None:
+        """MLflow URI of the model that it is made of, before `with_file`; None where it needs no MLflow."""
+        return None
+
+    def with_file(self, path: Path) -> Backbone:
+        """The same backbone, made of a file: the model of its `uri`, brought to this machine."""
+        raise NotImplementedError(f"backbone={self.name} has no uri")
+
     def build(self, channels: int) -> keras.Model:
         """Builds the extractor.
 

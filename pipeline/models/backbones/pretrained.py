@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,24 +16,29 @@ from omegaconf import MISSING
 from pipeline.common.errors import first_line
 from pipeline.common.size import Size, size_text
 from pipeline.models.backbones.base import Backbone, ImageSizeError
-from pipeline.models.keras_file import check_keras_file
+from pipeline.models.keras_file import MODEL_URIS, check_keras_file
 
 if TYPE_CHECKING:
     import keras
     from keras import KerasTensor
+
+IMAGENET = "imagenet"
+"""In place of a file: the weights that Keras offers for download."""
 
 
 @dataclass
 class KerasApplication(Backbone):
     """Any network of `keras.applications`, without its top.
 
-    The network's own `preprocess_input` comes first, so that weights from a file meet the pixels that they were
-    trained on; grayscale images are repeated to three channels for it. EfficientNet is the exception: Keras builds it
-    with another scaling layer for the weights that it downloads, so take those as a whole model, with `from_model`.
+    The network's own `preprocess_input` comes first, so that trained weights meet the pixels that they were trained on;
+    grayscale images are repeated to three channels for it. Of networks that scale pixels inside, such as EfficientNet
+    and ConvNeXt, `preprocess_input` changes nothing, so that pixels are scaled once. EfficientNet needs
+    `weights=imagenet` for Keras's own weights: from a file, Keras builds it without a scaling layer that these need.
 
     Attributes:
         application: Name in `keras.applications`, such as `MobileNetV2`.
-        weights: Path of a weights file made without the top; null starts from random weights.
+        weights: `imagenet` for the weights that Keras offers, which it downloads; or the path of a weights file made
+            without the top; null starts from random weights.
     """
 
     name: str = "keras_application"
@@ -41,31 +49,49 @@ class KerasApplication(Backbone):
         super().__post_init__()
         self.require(
             "weights",
-            self.file is None or self.file.is_file(),
-            "must be null or the path of a weights file",
+            self.weights in (None, IMAGENET) or Path(self.weights).expanduser().is_file(),
+            "must be null, imagenet, or the path of a weights file",
             "Use backbone.weights=null for random weights.",
         )
 
     @property
     def file(self) -> Path | None:
+        if self.weights == IMAGENET:
+            from pipeline.models.imagenet import imagenet_file
+
+            return imagenet_file(self.network)
         return None if self.weights is None else Path(self.weights).expanduser()
 
-    def features(self, images: KerasTensor) -> KerasTensor:
-        import sys
-
+    @property
+    def network(self) -> Callable[..., keras.Model]:
+        """What builds the network."""
         import keras
 
         network = getattr(keras.applications, self.application, None)
         if not isinstance(network, type(keras.applications.MobileNetV2)):
             names = [name for name in dir(keras.applications) if name[0].isupper()]
             raise self.error("application", "is not a network of keras.applications", f"Use one of {', '.join(names)}.")
+        return network
+
+    def preprocessed(self, images: KerasTensor) -> KerasTensor:
+        """Raw pixels (N, ?, ?, C) as the network takes them, (N, ?, ?, C), where one channel becomes three."""
+        import sys
+
+        import keras
+
         x = keras.layers.Rescaling(1.0)(images)
         if x.shape[-1] == 1:
             x = keras.layers.Concatenate()([x, x, x])
-        x = sys.modules[network.__module__].preprocess_input(x)
-        weights = None if self.file is None else str(self.file)
+        return sys.modules[self.network.__module__].preprocess_input(x)
+
+    def features(self, images: KerasTensor) -> KerasTensor:
+        x, file = self.preprocessed(images), self.file
+        weights = self.weights if file is None or self.weights == IMAGENET else str(file)
         try:
-            extractor = network(include_top=False, weights=weights, input_shape=(None, None, x.shape[-1]))
+            with warnings.catch_warnings():
+                # Of MobileNets, which have weights for several sizes, and take those for 224 px.
+                warnings.filterwarnings("ignore", "`input_shape` is undefined")
+                extractor = self.network(include_top=False, weights=weights, input_shape=(None, None, x.shape[-1]))
         except (ValueError, OSError) as error:
             if weights is None:
                 raise
@@ -84,7 +110,7 @@ class FromModel(Backbone):
     Its weights are those of the file. Grayscale images are repeated to three channels where the model takes three.
 
     Attributes:
-        path: The model, a `.keras` file.
+        path: The model: a `.keras` file, or an MLflow URI, `models:/NAME/VERSION` or `runs:/RUN_ID/model`.
         layer: Name of the layer to cut after; null for the last feature map.
         scale: The model gets pixels · scale + offset; 1/255 = 0.003922 if it was trained on numbers from 0 to 1.
         offset: See `scale`.
@@ -98,11 +124,19 @@ class FromModel(Backbone):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_keras_file(self.file, "backbone.path")
+        if self.uri is None:
+            check_keras_file(self.file, "backbone.path")
         self.require(
             "scale", self.scale != 0 and math.isfinite(self.scale), "must be a finite number other than 0", example=1
         )
         self.require("offset", math.isfinite(self.offset), "must be a finite number", example=0)
+
+    @property
+    def uri(self) -> str | None:
+        return self.path if self.path.startswith(MODEL_URIS) else None
+
+    def with_file(self, path: Path) -> Backbone:
+        return dataclasses.replace(self, path=str(path))
 
     @property
     def file(self) -> Path:
