@@ -47,6 +47,7 @@ def in_a_directory_with_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.long
 def test_every_option_composes_and_opens_with_its_command(path: Path) -> None:
     group, option = path.parent.name, path.stem
     if (plugin := PLUGINS.get(f"{group}/{option}")) and find_spec(f"hydra_plugins.{plugin}") is None:
@@ -103,6 +104,7 @@ def _default(group: str) -> object:
     return factory()
 
 
+@pytest.mark.long
 def test_yaml_defaults_are_the_classes_defaults() -> None:
     """So that a reader of either one knows both."""
     for group, options in (("head", HEADS), ("backbone", BACKBONES)):

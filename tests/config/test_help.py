@@ -59,6 +59,7 @@ def test_every_setting_of_every_command_has_its_sentence(schema: type) -> None:
     ],
     ids=lambda overrides: overrides[0],
 )
+@pytest.mark.long
 def test_every_option_says_a_sentence_about_each_of_its_settings(overrides: list[str]) -> None:
     lines = settings(composed(*overrides)).splitlines()
     group = overrides[0].partition("=")[0]

@@ -148,6 +148,7 @@ HEADS = [
 
 
 @pytest.mark.parametrize("head", HEADS, ids=str)
+@pytest.mark.long
 def test_declared_contract_is_what_the_model_does(head: Head) -> None:
     """Builds, copies the weights and takes gradients at every size from 1×1 to 9×11, after training on 4×5."""
     native, channels, classes = (4, 5), 3, 4
@@ -212,6 +213,7 @@ def test_a_full_window_is_the_global_average_in_every_precision(
 
 @pytest.mark.parametrize("side", [7, 28])
 @pytest.mark.parametrize("precision", Precision)
+@pytest.mark.long
 def test_class_maps_and_their_mean_are_the_mean_and_dense_in_every_precision(
     precision: Precision, side: int, in_precision: Callable[[Precision], None], tmp_path: Path
 ) -> None:
@@ -280,6 +282,7 @@ def test_class_maps_start_from_the_weights_of_dense_and_drop_channels_as_it_does
 
 @pytest.mark.parametrize("hidden_units", [[], [16]], ids=str)
 @pytest.mark.parametrize("precision", Precision)
+@pytest.mark.long
 def test_a_bin_for_each_cell_is_flatten_in_every_precision(
     precision: Precision, hidden_units: list[int], in_precision: Callable[[Precision], None], tmp_path: Path
 ) -> None:

@@ -500,6 +500,7 @@ def test_frozen_weights_and_moving_averages_stay_and_others_do_not(
     assert not np.array_equal(head.get_weights()[0], head_before[0])
 
 
+@pytest.mark.long
 def test_a_size_that_the_model_cannot_take_is_refused_before_training(tmp_path: Path) -> None:
     backbone = FromModel(path=saved(functional(unet), tmp_path))
     facts = DatasetFacts("any", "1.0.0", (28, 28, 1), tuple("0123456789"))

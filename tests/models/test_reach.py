@@ -43,6 +43,7 @@ SMALL_FCN = [
 
 @pytest.mark.parametrize("precision", Precision)
 @pytest.mark.parametrize(("side", "middle", "map_side", "pixels"), SMALL_FCN)
+@pytest.mark.long
 def test_pixels_of_small_fcn_follow_its_receptive_field(
     side: int, middle: int, map_side: int, pixels: int, precision: Precision, in_precision: Callable[[Precision], None]
 ) -> None:
@@ -134,6 +135,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.long
 def test_pixels_are_those_from_which_a_path_leads_to_a_cell(path: str) -> None:
     features, side, expected = PATHS[path]
     images = keras.Input((None, None, 1))

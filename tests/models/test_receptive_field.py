@@ -36,6 +36,7 @@ def square(side: int, stride: float) -> ReceptiveField:
 
 
 @pytest.mark.parametrize("precision", Precision)
+@pytest.mark.long
 def test_small_fcn_sees_13_px(precision: Precision, in_precision: Callable[[Precision], None]) -> None:
     in_precision(precision)
     assert chain([3, 3, 3, 3], [1, 2, 1, 2]) == (1 + 2 * 1 + 2 * 1 + 2 * 2 + 2 * 2, 4) == (13, 4)
@@ -56,6 +57,7 @@ RESIDUAL = [
 
 
 @pytest.mark.parametrize(("backbone", "of_chain", "side"), RESIDUAL, ids=["three stages", "two blocks"])
+@pytest.mark.long
 def test_a_residual_network_sees_what_its_longest_path_sees(
     backbone: Backbone, of_chain: tuple[int, int], side: int
 ) -> None:
@@ -111,6 +113,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.long
 def test_every_kind_of_layer_is_told(name: str) -> None:
     features, expected = LAYERS[name]
     images = keras.Input((None, None, 1))
@@ -118,6 +121,7 @@ def test_every_kind_of_layer_is_told(name: str) -> None:
 
 
 @pytest.mark.parametrize("strides", [[1, 2, 1, 2], [3, 2]], ids=str)
+@pytest.mark.long
 def test_the_fields_of_neighbouring_cells_lie_a_stride_apart(strides: list[int]) -> None:
     extractor = SmallFcn(filters=[4] * len(strides), strides=strides).build(1)
     reach, size = reach_of(extractor), (72, 72)
@@ -139,7 +143,7 @@ def test_what_takes_no_such_image_has_none() -> None:
 
 @pytest.mark.long
 def test_mobilenet_v2_sees_491_px() -> None:
-    """Table of github.com/google-research/receptive_field: mobilenet_v2 491, at a stride of 32."""
+    """As the formula has it for its 3×3 convolutions: 491 px, at a stride of 32."""
     kernels, strides = [3, 3], [2, 1]  # The stem, and the block that expands nothing.
     for blocks, first in ((2, 2), (3, 2), (4, 2), (3, 1), (3, 2), (1, 1)):
         kernels += [3] * blocks
@@ -152,7 +156,8 @@ def test_mobilenet_v2_sees_491_px() -> None:
 @pytest.mark.parametrize(
     ("application", "expected"),
     [
-        # The same table: resnet_v1_50 483, vgg_16 212, mobilenet_v1 315, each at a stride of 32.
+        # The table of Araujo et al. (distill.pub/2019/computing-receptive-fields): resnet_v1_50 483, vgg_16 212,
+        # mobilenet_v1 315, each at a stride of 32.
         ("ResNet50", square(483, 32)),
         ("VGG16", square(212, 32)),
         ("MobileNet", square(315, 32)),

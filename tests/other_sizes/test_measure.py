@@ -82,6 +82,7 @@ def test_places_depend_on_the_seed_alone() -> None:
     ],
     ids=["flatten_dense", "average_pool", "global_average_pool"],
 )
+@pytest.mark.long
 def test_plan_follows_the_rules(head: Head, verdicts: list[str]) -> None:
     plan = SizePlan(SmallFcn(), head, FASHION).sizes(EIGHT_SIZES)
     assert [size.map_size[0] for size in plan if size.map_size] == [3, 5, 7, 7, 8, 10, 13, 14]
@@ -171,6 +172,7 @@ def test_a_bug_is_not_taken_for_a_refusal(digits: Data, monkeypatch: pytest.Monk
         measure_sizes(model, plan, SizeProbe(sizes=[20]), digits, np.zeros((360, 10)), np.zeros(360))
 
 
+@pytest.mark.long
 def test_equal_weights_give_equal_logits_on_the_whole_test_split(digits: Data) -> None:
     """At the training size, a full-window AveragePooling2D, GlobalAveragePooling2D and class maps are one function."""
     average, globally = _model(AveragePool()), _model(GlobalAveragePool())
