@@ -16,13 +16,23 @@ from pipeline.config.paths import CONFIG_DIR, EXPERIMENTS_DIR
 
 COMMENT_COLUMN = 44
 """Where the sentences about settings begin."""
+OPTIONS_COLUMN = 14
+"""Where the options of a group begin."""
 WIDTH = 118
 
 
 def options(group: str) -> str:
-    """The options of a group, as `--help` lists them: by name, and with what has to be given beside them."""
+    """The options of a group, as `--help` lists them: by name, and with what has to be given beside them; on as many
+    lines as it takes, below each other."""
     files = [path for place in (CONFIG_DIR, EXPERIMENTS_DIR) for path in (place / group).glob("*.yaml")]
-    return " | ".join(_option_text(group, path.stem, path.read_text()) for path in sorted(files))
+    lines: list[str] = []
+    for path in sorted(files):
+        option = _option_text(group, path.stem, path.read_text())
+        if lines and len(lines[-1]) + len(option) < WIDTH - OPTIONS_COLUMN:
+            lines[-1] += f" | {option}"
+        else:
+            lines.append(option)
+    return f" |\n{' ' * OPTIONS_COLUMN}".join(lines)
 
 
 def _option_text(group: str, option: str, text: str) -> str:

@@ -83,6 +83,7 @@ def test_a_tag_of_a_shared_server_does_not_lead_elsewhere(sweep: str, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_several_snapshots_are_compared_with_each_other(tmp_path: Path) -> None:
     """The studies heads_by_size and size_transfer have the trainings at 28 px in common: 3 heads, 5 seeds."""
     studies = ROOT / "experiments" / "study"

@@ -65,7 +65,7 @@ def test_a_store_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.program
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_program_plans_on_a_recorded_model_and_names_one_that_is_missing(
     run: mlflow.entities.Run, tiny_study: Path, tmp_path: Path
 ) -> None:
