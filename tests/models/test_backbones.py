@@ -202,7 +202,7 @@ def keras_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("application", "name"),
     [
@@ -241,7 +241,7 @@ def test_imagenet_without_a_network_says_which_file_to_put_where(
 
 
 @pytest.mark.program
-@pytest.mark.long
+@pytest.mark.slow
 def test_imagenet_behind_a_network_that_refuses_ends_in_one_message(tmp_path: Path) -> None:
     settings = ("backbone=keras_application", "backbone.weights=imagenet", "dataset.image_size=[64,64]")
     refused = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path)}

@@ -141,7 +141,7 @@ def test_what_takes_no_such_image_has_none() -> None:
     assert field_of(keras.Model(images, layers.Conv2D(4, 600)(images))) is None
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_mobilenet_v2_sees_491_px() -> None:
     """As the formula has it for its 3×3 convolutions: 491 px, at a stride of 32."""
     kernels, strides = [3, 3], [2, 1]  # The stem, and the block that expands nothing.

@@ -120,7 +120,7 @@ def _model(head: Head) -> keras.Model:
     return build_model(SmallFcn(), head, (16, 16, 1), 10, seed=0)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [option() for option in HEADS], ids=lambda head: head.name)
 def test_measurement_agrees_with_the_plan(digits: Data, head: Head) -> None:
     probe = SizeProbe(sizes=[3, 8, 14, 16, 20, 28, 32], max_images=100)
@@ -186,7 +186,7 @@ def test_equal_weights_give_equal_logits_on_the_whole_test_split(digits: Data) -
         assert np.abs(difference).max() < 1e-5
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [FlattenDense(), AveragePool(), GlobalAveragePool()], ids=lambda head: head.name)
 def test_batches_of_another_size_measure_the_same(digits: Data, head: Head) -> None:
     model = _model(head)
@@ -259,7 +259,7 @@ def test_a_head_that_picks_one_cell_is_looked_at_in_passes_of_bounded_memory(mon
     assert passes == [1] * 5
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [AveragePool(), GlobalMaxPool(), SpatialPyramidPool()], ids=lambda head: head.name)
 def test_maps_of_256_cells_a_side_are_planned(head: Head) -> None:
     """1,024 px and strides 2 and 2."""

@@ -111,7 +111,7 @@ def test_each_pair_has_its_ways_and_no_other(
         assert converted.count_params() == model.count_params()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [Precision.mixed_bfloat16, Precision.mixed_float16])
 @pytest.mark.parametrize(
     "head", [FlattenDense(), AveragePool(dropout=0.3), GlobalAveragePool(), ConvPool(pool="full_window")], ids=str
@@ -165,7 +165,7 @@ def trained(head: Head, digits: Data) -> keras.Model:
     return model
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_answers_on_the_test_split_are_the_same_however_a_converted_model_is_run(
     digits: Data, trained: keras.Model, tmp_path: Path
 ) -> None:

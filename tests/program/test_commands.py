@@ -113,6 +113,7 @@ def test_help_and_cfg_answer_without_tensorflow(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_plan_of_a_study_litters_nothing_but_output_dir(tmp_path: Path) -> None:
     result = run_program("pipeline.plan", "study=heads", "seed=0", "size_probe.sizes=[8]", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

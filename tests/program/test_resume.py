@@ -43,6 +43,7 @@ def _points(run: Run) -> dict[str, list[tuple[int, str]]]:
     }
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_not_trained_again_unless_asked_for(tiny_study: Path, tmp_path: Path) -> None:
     directory = shutil.copytree(tiny_study, tmp_path / "study")  # Other tests know it as a study of one call.
     before = {run.info.run_id: _points(run) for run in _runs(directory)}
