@@ -104,7 +104,6 @@ def comparison_view(
                     for mode in Mode
                 ),
                 _by_pixels([Metric.SEEN_FRACTION], "share of the feature map that is seen, by image height / px"),
-                _by_pixels([Metric.SEEN_PIXELS], "share of the image that is seen, by image height / px"),
             ],
         ),
         (

@@ -168,7 +168,7 @@ WAY_METRICS = {
     mode: [f"size/{name}/{mode}/accuracy" for name in sorted(way.name for way in WAYS)] for mode in ("resize", "canvas")
 }
 CHART_TITLES = [
-    *("size/resize/accuracy", "size/canvas/accuracy", "size/seen_fraction", "size/seen_pixels"),
+    *("size/resize/accuracy", "size/canvas/accuracy", "size/seen_fraction"),
     *("test/accuracy", "params/total", "params/total vs. test/accuracy"),
     *(" vs ".join(metrics) for metrics in WAY_METRICS.values()),
     *("val/accuracy", "train/accuracy", "val/loss"),
@@ -180,12 +180,12 @@ def test_the_printed_link_opens_the_comparison(
 ) -> None:
     link = re.sub("^http://[^/]+", address, _printed_link(study))
     # Of each run, and with the ways as many again as a head has: 5 + 4 + 3, of two seeds.
-    counts = dict.fromkeys(CHART_TITLES[:4], 6) | {" vs ".join(metrics): 24 for metrics in WAY_METRICS.values()}
+    counts = dict.fromkeys(CHART_TITLES[:3], 6) | {" vs ".join(metrics): 24 for metrics in WAY_METRICS.values()}
     charts = _charts(page, link, counts)
     assert list(charts) == CHART_TITLES
 
     client = MlflowClient()
-    for metric in CHART_TITLES[:4]:
+    for metric in CHART_TITLES[:3]:
         assert charts[metric]["x_axis"] == "size/px"
         lines = {trace["name"]: trace for trace in _points(charts[metric])}
         assert set(lines) == set(runs)  # The single run beside the study is not there.
