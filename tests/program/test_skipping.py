@@ -46,9 +46,9 @@ def _change(file: Path, before: str, after: str) -> None:
 def test_a_comment_trains_nothing_again_and_a_line_of_a_head_does(clone: Path) -> None:
     assert "epoch 1/1" in _train(clone)
     assert "done before, as run" in _train(clone)
-    report = clone / "pipeline" / "comparison" / "report" / "text.py"
-    _change(report, "def method(", "# A comment.\ndef method(")
-    _change(report, "is as accurate as", "has the accuracy of")
+    report = clone / "pipeline" / "comparison" / "report" / "answer.py"
+    _change(report, "def failed_controls(", "# A comment.\ndef failed_controls(")
+    _change(report, "it is undecided at", "nothing is decided at")
     _change(clone / "pipeline" / "heads" / "global_pools.py", '"""What heads share', '"""What those heads share')
     again = _train(clone)
     assert "done before, as run" in again
@@ -56,7 +56,7 @@ def test_a_comment_trains_nothing_again_and_a_line_of_a_head_does(clone: Path) -
     # Computed in another way, though to the same result: that is for nobody to know.
     _change(
         clone / "pipeline" / "heads" / "global_pools.py",
-        "return keras.layers.Flatten()(pooled) if self.keepdims else pooled",
-        "return pooled if not self.keepdims else keras.layers.Flatten()(pooled)",
+        "return keras.layers.Flatten(dtype=POOLING_DTYPE)(pooled) if self.keepdims else pooled",
+        "return pooled if not self.keepdims else keras.layers.Flatten(dtype=POOLING_DTYPE)(pooled)",
     )
     assert "epoch 1/1" in _train(clone)
