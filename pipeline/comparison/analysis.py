@@ -27,6 +27,7 @@ from pipeline.comparison.arms import (
     size_verdicts,
     split_into_arms,
 )
+from pipeline.comparison.best_ways import Choice, choices
 from pipeline.comparison.controls import Control, controls_of, correct_controls
 from pipeline.comparison.decisions import Decision, decide
 from pipeline.comparison.estimates import Estimate, WinProbability, estimate
@@ -67,6 +68,7 @@ class Group:
         arms: In the order of their first runs.
         comparisons: Every pair of arms, as they are, under every condition that both take; none with a single seed.
         controls: Every pair of arms that are the same function at the training size.
+        choices: The best way of each arm at other sizes; none where no way was measured beside the models as they are.
         left_out: What is not compared and why, a sentence each.
     """
 
@@ -76,6 +78,7 @@ class Group:
     arms: tuple[Arm, ...]
     comparisons: tuple[Comparison, ...]
     controls: tuple[Control, ...]
+    choices: tuple[Choice, ...]
     left_out: tuple[str, ...]
 
     @property
@@ -179,6 +182,7 @@ def _group(runs: pd.DataFrame, statistics: Statistics) -> Group:
         controls=controls_of(
             arms, {(found.first, found.second): found.difference for found in comparisons if found.condition == TEST}
         ),
+        choices=tuple(choices(arms, trained.height, trained.test_height, statistics)),
         left_out=tuple(left_out),
     )
 

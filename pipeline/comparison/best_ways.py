@@ -43,7 +43,8 @@ class Choice:
 def choices(arms: Sequence[Arm], training_height: int, test_height: int | None, statistics: Statistics) -> list[Choice]:
     """The best way of each arm with at least two seeds, in each mode, below and above the training size.
 
-    Every pair of ways is compared, since any of them might have come out best; all these comparisons are one family.
+    None where no arm was measured in another way than as it is. Every pair of ways is compared, since any of them might
+    have come out best; all these comparisons are one family.
 
     Args:
         arms: Of one group.
@@ -51,6 +52,8 @@ def choices(arms: Sequence[Arm], training_height: int, test_height: int | None, 
         test_height: Of the test images in pixels; None with natural sizes.
         statistics: How sure a verdict has to be.
     """
+    if not any(arm.ways for arm in arms):
+        return []
     sides = []
     for arm, mode, larger in itertools.product(arms, Mode, (False, True)):
         heights = [px for px in arm.verdicts if (px > training_height if larger else px < training_height)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 
@@ -51,7 +51,7 @@ def summarize(verdicts: dict[int, Verdict]) -> str:
     groups = grouped(verdicts)
     if len(groups) == 1:
         return groups[0][0].value
-    return ", ".join(f"{verdict.value} ({_span(sizes)})" for verdict, sizes in groups)
+    return ", ".join(f"{verdict.value} ({span(sizes)})" for verdict, sizes in groups)
 
 
 def phrase(verdicts: dict[int, Verdict], native: int, told: Callable[[list[int]], str] = lambda heights: "") -> str:
@@ -71,8 +71,9 @@ def phrase(verdicts: dict[int, Verdict], native: int, told: Callable[[list[int]]
     groups += grouped({px: verdict for px, verdict in others.items() if px > native})
     if len({verdict for verdict, _ in groups}) == 1:
         return f"{own}{_PHRASES[groups[0][0]]} every other size{told(list(others))}"
-    return own + ", ".join(f"{_PHRASES[verdict]} {_span(sizes)}{told(sizes)}" for verdict, sizes in groups)
+    return own + ", ".join(f"{_PHRASES[verdict]} {span(sizes)}{told(sizes)}" for verdict, sizes in groups)
 
 
-def _span(sizes: list[int]) -> str:
+def span(sizes: Sequence[int]) -> str:
+    """`14–21 px`: heights, ascending, from the first to the last."""
     return f"{sizes[0]}–{sizes[-1]} px" if len(sizes) > 1 else f"{sizes[0]} px"

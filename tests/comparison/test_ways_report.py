@@ -10,7 +10,6 @@ import pytest
 
 from pipeline.common.condition import AS_IS, TEST, Condition, Mode
 from pipeline.comparison.analysis import Group, analyse
-from pipeline.comparison.best_ways import choices
 from pipeline.comparison.report.answer import ways_answer
 from pipeline.comparison.report.figures import figures
 from pipeline.comparison.report.markdown import markdown_page
@@ -52,7 +51,7 @@ def test_arms_know_their_ways_and_only_models_as_they_are_are_compared(group: Gr
 
 
 def test_the_best_way_is_named_with_its_distance_to_the_next(group: Group) -> None:
-    resized, canvas, globally = choices(group.arms, 8, 8, STATISTICS)
+    resized, canvas, globally = group.choices
     first, second = (
         np.array([right_answers(share, seed + shift) for seed in range(4)], float)
         for share, shift in ((0.8, 0), (0.6, 50))
@@ -70,10 +69,10 @@ def test_the_best_way_is_named_with_its_distance_to_the_next(group: Group) -> No
 
 
 def test_the_answer_names_the_best_way(group: Group) -> None:
-    resized, canvas, globally = choices(group.arms, 8, 8, STATISTICS)
+    resized, canvas, globally = group.choices
     assert resized.difference is not None
     points = f"{100 * resized.difference.mean:.2f}"
-    assert ways_answer(group, STATISTICS) == (
+    assert ways_answer(group) == (
         "The best way to run each trained model, by mean accuracy. Images of 16 px, resized: flatten_dense "
         f"resize_input ({resized.accuracy.mean:.2f}, {points} points ahead of resize_map); global_average_pool as it "
         f"is ({globally.accuracy.mean:.2f}, the only one). Images of 16 px, on a canvas: flatten_dense resize_input "

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pipeline.common.condition import TEST, Mode
 from pipeline.comparison.analysis import Comparison, Group
 from pipeline.comparison.arms import Arm
-from pipeline.comparison.best_ways import Choice, choices
+from pipeline.comparison.best_ways import Choice
 from pipeline.comparison.contrasts import Contrast, Contrasts
 from pipeline.comparison.controls import Control
 from pipeline.comparison.decisions import FEWEST_SEEDS, Outcome
@@ -22,7 +22,7 @@ from pipeline.comparison.report.words import (
     way_text,
 )
 from pipeline.comparison.settings import About, Asks, Statistics
-from pipeline.heads.verdict import phrase
+from pipeline.heads.verdict import phrase, span
 
 
 def answer(groups: Sequence[Group], found: Contrasts | None, asks: Asks, statistics: Statistics) -> str:
@@ -42,7 +42,7 @@ def answer(groups: Sequence[Group], found: Contrasts | None, asks: Asks, statist
         if asks.about is About.other_sizes:
             text = other_sizes_answer(group, asks, statistics)
         elif asks.about is About.ways:
-            text = ways_answer(group, statistics)
+            text = ways_answer(group)
         elif found is None:
             text = training_size_answer(group, asks, statistics)
         else:
@@ -135,7 +135,7 @@ def sizes_sentence(group: Group) -> str:
 def _trained_text(arm: Arm) -> str:
     """The arm, and the sizes that it was trained at if these are several."""
     sizes = arm.training_sizes
-    return f"{arm.name} (trained at {sizes[0]}–{sizes[-1]} px)" if sizes else arm.name
+    return f"{arm.name} (trained at {span(sizes)})" if sizes else arm.name
 
 
 def _does_text(group: Group, arm: Arm) -> str:
@@ -196,23 +196,22 @@ def _over_sizes(compared: Sequence[Comparison], statistics: Statistics) -> list[
     return told
 
 
-def ways_answer(group: Group, statistics: Statistics) -> str:
+def ways_answer(group: Group) -> str:
     """Which way to run the trained models at other sizes is the best."""
-    made = choices(group.arms, group.trained.height, group.trained.test_height, statistics)
-    if not any(choice.next_best for choice in made):
+    if not any(choice.next_best for choice in group.choices):
         return "No two ways to run the trained models were measured with two seeds or more."
     sentences = []
     for mode in Mode:
         for larger in (False, True):
             side = [
                 choice
-                for choice in made
+                for choice in group.choices
                 if choice.mode is mode and (choice.heights[0] > group.trained.height) is larger
             ]
             if side:
-                heights = side[0].heights
-                span = f"{heights[0]}–{heights[-1]} px" if len(heights) > 1 else f"{heights[0]} px"
-                sentences.append(f"Images of {span}, {mode.short}: {'; '.join(map(_choice_text, side))}.")
+                sentences.append(
+                    f"Images of {span(side[0].heights)}, {mode.short}: {'; '.join(map(_choice_text, side))}."
+                )
     return f"The best way to run each trained model, by mean accuracy. {' '.join(sentences)}"
 
 

@@ -1,4 +1,4 @@
-"""Tables for any medium, and numbers in words."""
+"""Tables for any medium."""
 
 from __future__ import annotations
 

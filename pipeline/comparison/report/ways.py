@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from pipeline.common.condition import AS_IS, Condition, Mode
 from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import Arm
-from pipeline.comparison.best_ways import choices
 from pipeline.comparison.report.tables import Table
 from pipeline.comparison.report.words import accuracy_text, interval_text, way_text
 from pipeline.comparison.settings import Statistics
+from pipeline.heads.verdict import span
 
 
 class WayStyle(Protocol):
@@ -40,12 +40,11 @@ class WayStyle(Protocol):
 def best_ways_table(group: Group, statistics: Statistics) -> Table:
     """A row for each arm, mode and side of the training size: the most accurate way, and how far the next one is."""
     rows = []
-    for choice in choices(group.arms, group.trained.height, group.trained.test_height, statistics):
-        span = f"{choice.heights[0]}–{choice.heights[-1]} px" if len(choice.heights) > 1 else f"{choice.heights[0]} px"
+    for choice in group.choices:
         rows.append(
             (
                 choice.arm,
-                f"{span}, {choice.mode.short}",
+                f"{span(choice.heights)}, {choice.mode.short}",
                 way_text(choice.best),
                 accuracy_text(choice.accuracy, statistics.confidence),
                 "-" if choice.next_best is None else way_text(choice.next_best),
@@ -134,7 +133,7 @@ def ways_figure(group: Group, statistics: Statistics, ways: Mapping[str, WayStyl
 
 def ways_tables(group: Group, statistics: Statistics) -> list[Table]:
     """What the ways to run the trained models at other sizes give; none without other ways or with a single seed."""
-    if not any(arm.ways and arm.accuracy for arm in group.arms):
+    if not group.choices:
         return []
     by_mode = [ways_table(group, statistics, mode) for mode in Mode]
     return [best_ways_table(group, statistics), *by_mode]
