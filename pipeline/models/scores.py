@@ -20,7 +20,6 @@ class Scores:
     Attributes:
         accuracy: Top-1.
         cross_entropy: Mean, in nats.
-        balanced_accuracy: Mean recall of the classes that have images.
         top_5_accuracy: None with five classes or fewer, of which it would say nothing.
         calibration_error: See `expected_calibration_error`.
         recalls: By class, (K,); NaN for a class without an image.
@@ -29,11 +28,15 @@ class Scores:
 
     accuracy: float
     cross_entropy: float
-    balanced_accuracy: float
     top_5_accuracy: float | None
     calibration_error: float
     recalls: np.ndarray
     images: np.ndarray
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that have images: a class counts the same however many images it has."""
+        return float(np.nanmean(self.recalls))
 
     @property
     def hardest(self) -> list[int]:
@@ -48,7 +51,6 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
     return Scores(
         accuracy=accuracy(logits, labels),
         cross_entropy=cross_entropy(logits, labels),
-        balanced_accuracy=balanced_accuracy(logits, labels),
         top_5_accuracy=top_k_accuracy(logits, labels, TOP) if classes > TOP else None,
         calibration_error=expected_calibration_error(logits, labels),
         recalls=recall_by_class(logits, labels),
@@ -70,11 +72,6 @@ def recall_by_class(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Share of each class's images that are classified as it, (K,); NaN for a class without an image."""
     every = np.arange(logits.shape[1])
     return np.asarray(recall_score(labels, logits.argmax(axis=1), labels=every, average=None, zero_division=np.nan))
-
-
-def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean recall over the classes that have images: a class counts the same however many images it has."""
-    return float(np.nanmean(recall_by_class(logits, labels)))
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:

@@ -28,7 +28,7 @@ FACTS = DatasetFacts("fashion_mnist", "3.0.1", (28, 28, 1), ("shirt", "shoe", "b
 
 
 BACKBONE = "small_fcn: a cell of the map sees 13×13 of the 28×28 px; cells lie 4 px apart; 65,000 parameters"
-SCORES = Scores(0.9212, 0.3, 0.75, None, 0.0123, np.array([1.0, 0.5, math.nan]), np.array([3, 2, 0]))
+SCORES = Scores(0.9212, 0.3, None, 0.0123, np.array([1.0, 0.5, math.nan]), np.array([3, 2, 0]))
 
 
 def _answers(resize: float, canvas: float) -> Predictions:
@@ -72,7 +72,7 @@ def test_the_description_begins_with_the_conclusion() -> None:
 def test_of_many_classes_the_hardest_are_described() -> None:
     facts = DatasetFacts("many", "1.0.0", (28, 28, 1), tuple(f"class {label}" for label in range(MAX_RECALLS + 1)))
     recalls = np.linspace(1, 0, MAX_RECALLS + 1)  # The last class is never recognised, the first one always.
-    scores = Scores(0.5, 0.3, 0.5, 0.875, 0.0123, recalls, np.ones(MAX_RECALLS + 1, int))
+    scores = Scores(0.5, 0.3, 0.875, 0.0123, recalls, np.ones(MAX_RECALLS + 1, int))
     text = describe(facts, BACKBONE, Cost(1, 1, 0, 1, 1, 0.8), scores, MEASURED, None, str)
     assert "balanced accuracy 0.5000, top-5 accuracy 0.8750, calibration error 0.0123\n" in text
     assert "|---:|---:|\n| class 12 | 1 | 0.0000 |\n| class 11 | 1 | 0.0833 |\n" in text  # 1 / 12
