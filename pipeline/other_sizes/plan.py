@@ -76,6 +76,7 @@ class SizePlan:
             self._extractor = backbone.build(facts.channels)
         rows, columns, _ = backbone.map_shape(self._extractor, facts.image_size)
         self.native_map: Size = (rows, columns)
+        self._seen_pixels: dict[tuple[bytes, Size], float] = {}
         head.check(self.native_map)
 
     def at(self, size: Size) -> PlannedSize:
@@ -117,7 +118,11 @@ class SizePlan:
 
     def seen_pixels(self, cells: np.ndarray, size: Size) -> float:
         """Share of the pixels of an image of `size` that some of the cells, bool (H, W), of its map depend on."""
-        return float(self._reach(cells, size).mean())
+        # What is planned and what is measured ask for the same, unless they differ.
+        key = cells.tobytes(), size
+        if key not in self._seen_pixels:
+            self._seen_pixels[key] = float(self._reach(cells, size).mean())
+        return self._seen_pixels[key]
 
     @cached_property
     def _reach(self) -> Reach:
