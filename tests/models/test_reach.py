@@ -20,6 +20,7 @@ from pipeline.models.graph import float_twin
 from pipeline.models.reach import reach_of, traced_reach
 from pipeline.other_sizes.take_apart import take_apart
 from pipeline.training.settings import Precision
+from tests.models.stacks import stacked
 
 
 def _corner(size: Size, side: int) -> np.ndarray:
@@ -75,15 +76,6 @@ def test_pixels_are_those_that_change_the_cells(backbone: Backbone, in_precision
     assert 0 < changed.mean() < 1
 
 
-def _sequence(*stack: keras.Layer) -> Callable[[KerasTensor], KerasTensor]:
-    def features(x: KerasTensor) -> KerasTensor:
-        for layer in stack:
-            x = layer(x)
-        return x
-
-    return features
-
-
 def _excited(pool: keras.Layer) -> Callable[[KerasTensor], KerasTensor]:
     """Squeeze and excitation: a number for each channel, made of the whole map, times the map."""
 
@@ -115,19 +107,19 @@ ONE_WINDOW = _corner((12, 12), 3)
 STEPS = np.arange(12) % 2 == 0
 PATHS = {
     # features, cells of the first row and column that are looked at, pixels of 12×12 that these depend on
-    "padded border": (_sequence(layers.Conv2D(4, 3, padding="same")), 1, _corner((12, 12), 2)),
-    "what is left over": (_sequence(layers.Conv2D(4, 3, strides=2)), 9, _corner((12, 12), 11)),  # 2 · 4 + 3
-    "skipped pixels": (_sequence(layers.Conv2D(4, 1, strides=2)), 9, np.outer(STEPS, STEPS)),
-    "unit that is off": (_sequence(layers.Rescaling(-1e3), layers.Conv2D(1, 3), layers.ReLU()), 1, ONE_WINDOW),
-    "unit at its limit": (_sequence(layers.Conv2D(4, 3), layers.ReLU(max_value=1e-3)), 1, ONE_WINDOW),
+    "padded border": (stacked(layers.Conv2D(4, 3, padding="same")), 1, _corner((12, 12), 2)),
+    "what is left over": (stacked(layers.Conv2D(4, 3, strides=2)), 9, _corner((12, 12), 11)),  # 2 · 4 + 3
+    "skipped pixels": (stacked(layers.Conv2D(4, 1, strides=2)), 9, np.outer(STEPS, STEPS)),
+    "unit that is off": (stacked(layers.Rescaling(-1e3), layers.Conv2D(1, 3), layers.ReLU()), 1, ONE_WINDOW),
+    "unit at its limit": (stacked(layers.Conv2D(4, 3), layers.ReLU(max_value=1e-3)), 1, ONE_WINDOW),
     "limit by hand": (_clipped_by_hand, 1, ONE_WINDOW),
     "whole numbers": (_rounded, 1, ONE_WINDOW),
-    "saturated": (_sequence(layers.Rescaling(1e3), layers.Conv2D(4, 3, activation="sigmoid")), 1, ONE_WINDOW),
-    "zero weights": (_sequence(layers.Conv2D(4, 3, kernel_initializer="zeros")), 1, ONE_WINDOW),
-    "zero scale": (_sequence(layers.Conv2D(4, 3), layers.BatchNormalization(gamma_initializer="zeros")), 1, ONE_WINDOW),
-    "largest of a window": (_sequence(layers.MaxPooling2D(3)), 1, ONE_WINDOW),
-    "mean of a window": (_sequence(layers.AveragePooling2D(3)), 1, ONE_WINDOW),
-    "vanishing": (_sequence(*(layers.Conv2D(1, 1, activation="tanh") for _ in range(20))), 1, _corner((12, 12), 1)),
+    "saturated": (stacked(layers.Rescaling(1e3), layers.Conv2D(4, 3, activation="sigmoid")), 1, ONE_WINDOW),
+    "zero weights": (stacked(layers.Conv2D(4, 3, kernel_initializer="zeros")), 1, ONE_WINDOW),
+    "zero scale": (stacked(layers.Conv2D(4, 3), layers.BatchNormalization(gamma_initializer="zeros")), 1, ONE_WINDOW),
+    "largest of a window": (stacked(layers.MaxPooling2D(3)), 1, ONE_WINDOW),
+    "mean of a window": (stacked(layers.AveragePooling2D(3)), 1, ONE_WINDOW),
+    "vanishing": (stacked(*(layers.Conv2D(1, 1, activation="tanh") for _ in range(20))), 1, _corner((12, 12), 1)),
     "mean of the map": (_excited(layers.GlobalAveragePooling2D(keepdims=True)), 1, _corner((12, 12), 12)),
     "attention": (_attending, 1, _corner((12, 12), 12)),
     "largest of the map": (_excited(layers.GlobalMaxPooling2D(keepdims=True)), 1, _corner((12, 12), 12)),

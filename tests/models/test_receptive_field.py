@@ -16,6 +16,7 @@ from pipeline.models.backbones.small import ResNet, SmallFcn
 from pipeline.models.reach import reach_of
 from pipeline.models.receptive_field import ReceptiveField, receptive_field_of
 from pipeline.training.settings import Precision
+from tests.models.stacks import stacked
 
 
 def chain(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
@@ -81,31 +82,22 @@ def _upsampled(x: KerasTensor) -> KerasTensor:
     return layers.UpSampling2D()(layers.Conv2D(4, 4, strides=4)(x))
 
 
-def _stacked(*stack: keras.Layer) -> Callable[[KerasTensor], KerasTensor]:
-    def features(x: KerasTensor) -> KerasTensor:
-        for layer in stack:
-            x = layer(x)
-        return x
-
-    return features
-
-
 LAYERS = {
-    "1×1": (_stacked(layers.Conv2D(4, 1), layers.Conv2D(4, 1)), square(1, 1)),
-    "1×1 with a stride": (_stacked(layers.Conv2D(4, 1, strides=3)), square(1, 3)),
-    "dilation": (_stacked(layers.Conv2D(4, 3, dilation_rate=4, padding="same")), square(1 + 2 * 4, 1)),
-    "even kernel": (_stacked(layers.Conv2D(4, 4, strides=2, padding="same")), square(4, 2)),
+    "1×1": (stacked(layers.Conv2D(4, 1), layers.Conv2D(4, 1)), square(1, 1)),
+    "1×1 with a stride": (stacked(layers.Conv2D(4, 1, strides=3)), square(1, 3)),
+    "dilation": (stacked(layers.Conv2D(4, 3, dilation_rate=4, padding="same")), square(1 + 2 * 4, 1)),
+    "even kernel": (stacked(layers.Conv2D(4, 4, strides=2, padding="same")), square(4, 2)),
     "even kernels": (
-        _stacked(layers.Conv2D(4, 2, padding="same"), layers.Conv2D(4, 4)),
+        stacked(layers.Conv2D(4, 2, padding="same"), layers.Conv2D(4, 4)),
         square(*chain([2, 4], [1, 1])),
     ),
-    "no padding": (_stacked(layers.Conv2D(4, 5), layers.Conv2D(4, 3, strides=2)), square(*chain([5, 3], [1, 2]))),
-    "pooling": (_stacked(layers.Conv2D(4, 3), layers.MaxPooling2D(), layers.AveragePooling2D(3, 1)), square(8, 2)),
-    "depthwise": (_stacked(layers.DepthwiseConv2D(3, 2), layers.SeparableConv2D(4, 3)), square(3 + 2 * 2, 2)),
-    "one axis": (_stacked(layers.Conv2D(4, (5, 1), strides=(3, 2))), ReceptiveField((5, 1), (3, 2))),
-    "large": (_stacked(layers.Conv2D(4, (300, 1), strides=7, padding="same")), ReceptiveField((300, 1), (7, 7))),
+    "no padding": (stacked(layers.Conv2D(4, 5), layers.Conv2D(4, 3, strides=2)), square(*chain([5, 3], [1, 2]))),
+    "pooling": (stacked(layers.Conv2D(4, 3), layers.MaxPooling2D(), layers.AveragePooling2D(3, 1)), square(8, 2)),
+    "depthwise": (stacked(layers.DepthwiseConv2D(3, 2), layers.SeparableConv2D(4, 3)), square(3 + 2 * 2, 2)),
+    "one axis": (stacked(layers.Conv2D(4, (5, 1), strides=(3, 2))), ReceptiveField((5, 1), (3, 2))),
+    "large": (stacked(layers.Conv2D(4, (300, 1), strides=7, padding="same")), ReceptiveField((300, 1), (7, 7))),
     # One path alone leads to the farthest pixel, with 1 of 9 weights a layer: 9⁻⁶⁰ is 0 in float32.
-    "deep": (_stacked(*(layers.Conv2D(1, 3, padding="same") for _ in range(60))), square(1 + 60 * 2, 1)),
+    "deep": (stacked(*(layers.Conv2D(1, 3, padding="same") for _ in range(60))), square(1 + 60 * 2, 1)),
     "upsampling": (_upsampled, square(4, 2)),
     "squeeze and excitation": (_excited, ReceptiveField(None, (2, 2))),
     "attention": (_attending, ReceptiveField(None, (4, 4))),
