@@ -33,7 +33,7 @@ def explain(error: Exception) -> str:
         what = re.sub(r"\{\{.*?\}\} | on /job:.*", "", str(error).partition("\n")[0])
         return (
             f"There is not enough memory: {what}. Use a smaller training.batch_size, size_probe.batch_size, "
-            "dataset.image_size, backbone.filters or head.hidden_units."
+            "size_probe.sizes, dataset.image_size, backbone.filters or head.hidden_units."
         )
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(error, MissingConfigException):

@@ -8,6 +8,8 @@ import numpy as np
 from scipy.special import log_softmax
 from sklearn.metrics import recall_score
 
+from pipeline.common.errors import UserError
+
 CALIBRATION_BINS = 15
 TOP = 5
 """Top-5 accuracy is of more classes than these."""
@@ -46,8 +48,17 @@ class Scores:
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """All scores of logits (N, K) against labels (N,)."""
-    classes = logits.shape[1]
+    """All scores of logits (N, K) against labels (N,).
+
+    Raises:
+        UserError: Some logits are no finite numbers: what is largest among such cannot be told.
+    """
+    images, classes = logits.shape
+    if broken := images - np.isfinite(logits).all(axis=1).sum():
+        raise UserError(
+            f"The logits of {broken:,} of {images:,} images are no finite numbers. Use a smaller "
+            "training.learning_rate or training.precision=float32."
+        )
     return Scores(
         accuracy=accuracy(logits, labels),
         cross_entropy=cross_entropy(logits, labels),

@@ -24,6 +24,9 @@ from pipeline.models.receptive_field import ReceptiveField, receptive_field_of
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.settings import SizeProbe
 
+LARGEST_MAP = 2**28
+"""Numbers in the largest feature map that is planned: 1.1 GB, and its gradients need a few times as much."""
+
 
 class ContractError(Exception):
     """A head did something else than it declares: a bug of this program, never the user's mistake."""
@@ -83,6 +86,7 @@ class SizePlan:
         """What will happen to images of a size in pixels.
 
         Raises:
+            ConfigError: The feature map is larger than `LARGEST_MAP`.
             ContractError: The head declares another seen fraction than its gradient has.
         """
         head = self.head
@@ -90,6 +94,14 @@ class SizePlan:
             map_shape = self.backbone.map_shape(self._extractor, size)
         except ImageSizeError as error:
             return PlannedSize(size, None, None, Verdict.REFUSES, 0.0, 0.0, None, str(error))
+        require(
+            math.prod(map_shape) <= LARGEST_MAP,
+            "image size",
+            f"{size_text(size)} px",
+            f"its feature map of {size_text(map_shape[:2])} cells with {map_shape[2]} channels is too large for the "
+            f"memory; at most {LARGEST_MAP:,} numbers are planned",
+            "Use smaller size_probe.sizes, size_probe.scales, training.sizes or dataset.image_size.",
+        )
         contract = head.contract(self.native_map, map_shape[:2])
         seen_pixels = 0.0
         if contract.verdict is not Verdict.REFUSES:

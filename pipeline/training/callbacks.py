@@ -26,12 +26,12 @@ class LossNotFiniteError(UserError):
 
     Args:
         epoch: In which it happened, from 1.
-        step: Of this epoch, from 1: it happened by then, in one of the steps that are executed at once.
+        where: Of this epoch, in words.
     """
 
-    def __init__(self, epoch: int, step: int) -> None:
+    def __init__(self, epoch: int, where: str) -> None:
         super().__init__(
-            f"The loss is no longer a finite number, in epoch {epoch}, by step {step}. Use a smaller "
+            f"The loss is no longer a finite number, in epoch {epoch}, {where}. Use a smaller "
             "training.learning_rate or training.precision=float32."
         )
         self.epoch = epoch
@@ -70,12 +70,18 @@ def keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, se
             self.epoch = epoch
 
         def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-            if logs is not None and not math.isfinite(logs["loss"]):
+            # One of the steps that are executed at once.
+            self._check((logs or {}).get("loss", 0.0), f"by step {batch + 1}")
+
+        def _check(self, loss: float, where: str) -> None:
+            if not math.isfinite(loss):
                 if state.best_weights:
                     self.model.set_weights(state.best_weights)
-                raise LossNotFiniteError(self.epoch + 1, batch + 1)
+                raise LossNotFiniteError(self.epoch + 1, where)
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            # A step's loss is that before its update: what the last one does shows here.
+            self._check((logs or {}).get("val_loss", 0.0), "on the validation images")
             state.history.append({key: float(value) for key, value in (logs or {}).items()})
             accuracies = [metrics.get("val_accuracy", math.nan) for metrics in state.history]
             if not keep_best or not state.best_weights or accuracies[epoch] > accuracies[state.best_epoch]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
+from pipeline.common.errors import UserError
 from pipeline.models.scores import (
     accuracy,
     cross_entropy,
@@ -28,6 +29,13 @@ def test_a_class_counts_the_same_however_rare_it_is() -> None:
     assert accuracy(logits, labels) == 9 / 10
     assert recall_by_class(logits, labels) == pytest.approx([1, 0, math.nan], nan_ok=True)
     assert score(logits, labels).balanced_accuracy == (1 + 0) / 2
+
+
+def test_logits_that_are_no_finite_numbers_have_no_scores() -> None:
+    logits = _logits(*[[0.7, 0.3]] * 1200)
+    logits[[3, 1199], 0] = np.nan, np.inf
+    with pytest.raises(UserError, match=r"The logits of 2 of 1,200 images are no finite numbers\. Use a smaller"):
+        score(logits, np.zeros(1200, int))
 
 
 def test_top_k_counts_the_classes_before_the_true_one() -> None:

@@ -288,6 +288,15 @@ def test_non_square_images_keep_their_shape_and_are_measured(tmp_path: Path) -> 
     ]
 
 
+def test_a_feature_map_that_no_memory_holds_is_refused_before_it_is_made() -> None:
+    plan = SizePlan(SmallFcn(), GlobalAveragePool(), FASHION)
+    # Two strides of 2: a map of 15,000² cells with 64 channels, 14.4e9 numbers. 2²⁸ / 64 = 2,048² cells is the most.
+    with pytest.raises(ConfigError, match=r"image size=60000×60000 px: .* Use smaller size_probe\.sizes, "):
+        plan.sizes(SizeProbe(sizes=[60000]))
+    with pytest.raises(ConfigError, match=r"image size=8193×8193 px: its feature map of 2049×2049 cells with 64 chan"):
+        plan.at((8193, 8193))
+
+
 @pytest.mark.long
 def test_training_sizes_that_a_head_refuses_are_refused_with_its_plan() -> None:
     SizePlan(SmallFcn(), GlobalAveragePool(), FASHION).check_training([20, 28, 40])

@@ -149,6 +149,14 @@ def test_an_exploding_loss_is_told_with_epoch_and_step_and_leaves_the_last_good_
     assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), kept, strict=True))
 
 
+@pytest.mark.long
+def test_what_the_last_step_of_an_epoch_breaks_shows_on_the_validation_images(digits: Data) -> None:
+    # One step an epoch, whose loss is that before its update.
+    training = Training(epochs=2, batch_size=1293, learning_rate=3e38, optimizer=Optimizer.sgd)
+    with pytest.raises(LossNotFiniteError, match=r"in epoch 1, on the validation images\. Use a smaller"):
+        fit(_model(), digits, training, lambda *_: None)
+
+
 def test_steps_of_small_images_are_executed_at_once() -> None:
     def facts(side: int, natural: bool = False) -> DatasetFacts:
         return DatasetFacts("any", "1.0.0", (side, side, 1), ("one", "two"), natural)

@@ -12,6 +12,7 @@ def markdown_page(report: Report) -> str:
     if report.contrasts is not None:
         parts.append(markdown_table(report.contrasts).strip())
     for section in report.sections:
+        parts += [f"## {section.group.title}"] if len(report.sections) > 1 else []
         parts += [section.conclusion] if section.conclusion is not None else []
         parts.append(markdown_table(section.arms).strip())
         if section.group.comparisons:

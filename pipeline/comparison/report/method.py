@@ -56,8 +56,9 @@ def limits(groups: Sequence[Group]) -> str:
         sentences.append(
             f"Two seeds have {shared:.0%} of their training images in common, so they vary less than new data would."
         )
+    epochs = _common(runs, "training.epochs")
     settings = [
-        f"{_common(runs, 'training.epochs')} epochs",
+        f"{epochs} epoch{'' if epochs == '1' else 's'}",
         f"a learning rate of {_common(runs, 'training.learning_rate')}",
         f"{_common(runs, 'training.optimizer')}",
     ]
