@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import tensorflow_datasets as tfds
-from filelock import FileLock
 
-from pipeline.common.errors import class_and_first_line, require
-from pipeline.common.files import DiskFullError, atomic_write, free_space, is_disk_full, remove_leftovers
+from pipeline.common.errors import require
+from pipeline.common.files import DiskFullError, free_space, is_disk_full
 from pipeline.common.size import Size, size_text
 from pipeline.data.facts import DatasetFacts
+from pipeline.data.made_once import made_once, open_array
 from pipeline.data.settings import Cache
 from pipeline.data.splits import DecodedSplit
 from pipeline.data.tfds import DECODE_BATCH, every_example, find_builder, read, split_digest
@@ -96,32 +94,16 @@ def _decoded_on_disk(
     builder: tfds.core.DatasetBuilder, split: str, shape: tuple[int, ...], directory: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, H, W, C), memory-mapped, and labels (N,) from a directory, to which they are decoded if need be."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory.with_name(f"{directory.name}.lock")):  # Others wait, and decode nothing themselves.
-        if directory.exists():
-            try:
-                return _open_decoded(directory, shape)
-            except (OSError, EOFError, ValueError) as error:
-                log.warning("%s is damaged (%s): the images are decoded anew", directory, class_and_first_line(error))
-                if directory.is_dir():
-                    shutil.rmtree(directory)
-                else:
-                    directory.unlink()
-        remove_leftovers(directory)
-        if math.prod(shape) > shutil.disk_usage(directory.parent).free:  # Not after writing for an hour.
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
-        with atomic_write(directory) as beside:
-            _decode_to_disk(builder, split, shape, beside)
-        return _open_decoded(directory, shape)
-
-
-def _open_decoded(directory: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    # Plain arrays: each batch that is cut out of a numpy.memmap would be made one, too.
-    images = np.load(directory / "images.npy", mmap_mode="r").view(np.ndarray)
-    labels = np.load(directory / "labels.npy")
-    if (images.dtype, images.shape, labels.shape) != (np.uint8, shape, shape[:1]):
-        raise ValueError(f"it holds images {images.shape} and labels {labels.shape} instead of {shape} and {shape[:1]}")
-    return images, labels
+    return made_once(
+        directory,
+        math.prod(shape),
+        make=lambda beside: _decode_to_disk(builder, split, shape, beside),
+        open_made=lambda made: (
+            open_array(made / "images.npy", np.uint8, shape),
+            open_array(made / "labels.npy", np.int64, shape[:1]),
+        ),
+        again="the images are decoded anew",
+    )
 
 
 def _decode_to_disk(builder: tfds.core.DatasetBuilder, split: str, shape: tuple[int, ...], directory: Path) -> None:

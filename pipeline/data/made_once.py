@@ -1,0 +1,64 @@
+"""Directories of arrays that are made once for all processes of an `output_dir`: there whole, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from filelock import FileLock
+
+from pipeline.common.errors import class_and_first_line
+from pipeline.common.files import atomic_write, remove_leftovers
+
+log = logging.getLogger("pipeline")
+
+Opened = TypeVar("Opened")
+
+
+def made_once(
+    directory: Path, size: int, make: Callable[[Path], None], open_made: Callable[[Path], Opened], again: str
+) -> Opened:
+    """What a directory holds, which is made now unless it is there; other processes wait for the one that makes it.
+
+    Args:
+        directory: Of which `directory.lock` is the lock.
+        size: Bytes that it takes.
+        make: Makes the directory at the path that it is given.
+        open_made: Opens it; raises `OSError`, `EOFError` or `ValueError` if it is damaged: then it is made anew.
+        again: What is said of that.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory.with_name(f"{directory.name}.lock")):
+        if directory.exists():
+            try:
+                return open_made(directory)
+            except (OSError, EOFError, ValueError) as error:
+                log.warning("%s is damaged (%s): %s", directory, class_and_first_line(error), again)
+                if directory.is_dir():
+                    shutil.rmtree(directory)
+                else:
+                    directory.unlink()
+        remove_leftovers(directory)
+        if size > shutil.disk_usage(directory.parent).free:  # Not after writing for an hour.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+        with atomic_write(directory) as beside:
+            make(beside)
+        return open_made(directory)
+
+
+def open_array(file: Path, dtype: np.typing.DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
+    """A memory-mapped `.npy` file; raises `ValueError` unless it holds what it should."""
+    # A plain array: each batch that is cut out of a numpy.memmap would be made one, too.
+    array = np.load(file, mmap_mode="r").view(np.ndarray)
+    if (array.dtype, array.shape) != (np.dtype(dtype), shape):
+        raise ValueError(f"{file.name} holds {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}")
+    return array
