@@ -20,6 +20,7 @@ from pipeline.models.scores import score
 from pipeline.other_sizes.measure import check_plan, measure_sizes
 from pipeline.other_sizes.plan import SizePlan
 from pipeline.tracking import run_page
+from pipeline.tracking.code_digest import code_digest
 from pipeline.tracking.identity import RunIdentity
 from pipeline.tracking.models import with_weights
 from pipeline.tracking.queries import whole_trainings
@@ -30,6 +31,7 @@ from pipeline.tracking.store import open_store
 from pipeline.training.callbacks import LossNotFiniteError
 from pipeline.training.devices import limit_threads, prepare_devices
 from pipeline.training.fit import fit
+from pipeline.training.frozen import fitting_of
 from pipeline.training.multi_worker import is_chief
 from pipeline.training.pairing import pairing_of
 
@@ -78,11 +80,14 @@ def train(
             with strategy.scope():
                 model = build_model(backbone, head, facts.image_shape, facts.classes, config.seed)
                 record.log_pairing(pairing_of(data, model, training.batch_size))
+                made_by = digest_of(code_digest(), repr(config.dataset))
+                directory = config.output_path / "cache" / "features"
+                fitting = fitting_of(model, backbone, training, data, made_by, directory)
                 others = []
                 if training.prune and sweep is not None:
                     others = whole_trainings(sweep, facts.name, training.epochs)
                 try:
-                    result = fit(model, data, training, record.log_epoch, state, others)
+                    result = fit(fitting.model, fitting.data, training, record.log_epoch, state, others)
                 except LossNotFiniteError as error:
                     if error.epoch > 1:
                         record.log_last_good_model(model)
@@ -90,13 +95,13 @@ def train(
             record.log_fit(result)
             if config.tracking.log_model:
                 record.log_model(model, facts.class_names)
-            logits, labels = predict(model, data.test(probe.batch_size), data.test_order())
+            logits, labels = predict(fitting.model, fitting.data.test(probe.batch_size), data.test_order())
             scores = score(logits, labels)
             record.log_test(logits, labels, scores, facts.class_names)
             log.info("  test accuracy %.4f", scores.accuracy)
             cost = measure_cost(model, facts.image_shape)
             record.log_cost(cost)
-            measured = measure_sizes(model, plan, probe, data, logits, labels)
+            measured = measure_sizes(model, plan, probe, data, logits, labels, fitting.features)
             check_plan(head, planned, measured)
             record.log_sizes(planned, measured, labels)
             text = run_page.describe(facts, plan.backbone_in_words, cost, scores, measured, command, record.picture)

@@ -138,6 +138,7 @@ RECALL = "recall."
 """Before the name of a class: the column of a run's recall of it."""
 INDIFFERENT = (
     *("tracking.", "launch.", "statistics.", "asks.", "output_dir", "question", "rerun", "training.checkpoint_seconds"),
+    "backbone.feature_cache_gb",
     *("dataset.data_dir", "dataset.path"),  # What lies there counts by its digest.
     *(Param.IMAGE_HEIGHT, Param.IMAGE_WIDTH),  # The same as `image_size`, in numbers.
     *(Param.RECEPTIVE_FIELD, Param.TOTAL_STRIDE),  # What the backbone's settings come to.

@@ -17,7 +17,7 @@ from pipeline.common.errors import require
 from pipeline.common.files import DiskFullError, free_space, is_disk_full
 from pipeline.common.size import Size, size_text
 from pipeline.data.facts import DatasetFacts
-from pipeline.data.made_once import made_once, open_array
+from pipeline.data.made_once import begin_array, made_once, open_array
 from pipeline.data.settings import Cache
 from pipeline.data.splits import DecodedSplit
 from pipeline.data.tfds import DECODE_BATCH, every_example, find_builder, read, split_digest
@@ -109,11 +109,9 @@ def _decoded_on_disk(
 def _decode_to_disk(builder: tfds.core.DatasetBuilder, split: str, shape: tuple[int, ...], directory: Path) -> None:
     directory.mkdir()
     _, height, width, _ = shape
-    # Not through a memory map: on a full disk, writing to one kills the process.
     with (directory / "images.npy").open("wb") as images, (directory / "labels.npy").open("wb") as labels:
-        for file, kind, of_shape in ((images, "|u1", shape), (labels, "<i8", shape[:1])):
-            header = {"descr": kind, "fortran_order": False, "shape": of_shape}
-            np.lib.format.write_array_header_1_0(file, header)
+        begin_array(images, "|u1", shape)
+        begin_array(labels, "<i8", shape[:1])
         for batch_images, batch_labels in _decoded(builder, split, (height, width)):
             images.write(batch_images.astype("|u1").tobytes())
             labels.write(batch_labels.astype("<i8").tobytes())

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -62,3 +62,11 @@ def open_array(file: Path, dtype: np.typing.DTypeLike, shape: tuple[int, ...]) -
     if (array.dtype, array.shape) != (np.dtype(dtype), shape):
         raise ValueError(f"{file.name} holds {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}")
     return array
+
+
+def begin_array(file: BinaryIO, dtype: np.typing.DTypeLike, shape: tuple[int, ...]) -> None:
+    """Writes the beginning of a `.npy` file; what follows is the numbers of the array, in its order.
+
+    Not through a memory map: on a full disk, writing to one kills the process.
+    """
+    np.lib.format.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})

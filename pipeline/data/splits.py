@@ -58,7 +58,14 @@ class ImageSplit(ABC):
 
 
 class DecodedSplit(ImageSplit):
-    """A split whose images are decoded once, in memory or in memory-mapped files."""
+    """A split whose images are decoded once, in memory or in memory-mapped files.
+
+    Args:
+        name: Of the split.
+        digest: See `ImageSplit`.
+        images: (N, H, W, C): uint8 pixels, or the feature maps of images, which then stand for them.
+        labels: int64 (N,).
+    """
 
     def __init__(self, name: str, digest: str, images: np.ndarray, labels: np.ndarray) -> None:
         self.name, self.digest, self.images, self.labels = name, digest, images, labels
@@ -76,7 +83,8 @@ class DecodedSplit(ImageSplit):
 
     def _fetch(self, batches_of_indices: tf.data.Dataset) -> tf.data.Dataset:
         if self.images.nbytes > SMALL_SPLIT:
-            return fetch(batches_of_indices, lambda at: (self.images[at], self.labels[at]), self.images.shape[1:])
+            shape, dtype = self.images.shape[1:], self.images.dtype
+            return fetch(batches_of_indices, lambda at: (self.images[at], self.labels[at]), shape, dtype)
         with tf.device("CPU"):
             images, labels = tf.constant(self.images), tf.constant(self.labels)
         picked = batches_of_indices.map(lambda at: (tf.gather(images, at), tf.gather(labels, at)))

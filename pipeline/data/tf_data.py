@@ -20,17 +20,19 @@ def fetch(
     batches_of_indices: tf.data.Dataset,
     read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     image_shape: tuple[int | None, ...],
+    dtype: np.typing.DTypeLike = np.uint8,
 ) -> tf.data.Dataset:
     """Batches of images and labels from batches of indices.
 
     Args:
         batches_of_indices: int64 (B,) each.
-        read: From indices (B,) to images uint8 (B, H, W, C) and labels int64 (B,).
+        read: From indices (B,) to images (B, H, W, C) and labels int64 (B,).
         image_shape: (H, W, C), None for a side that varies from batch to batch.
+        dtype: Of the images.
     """
 
     def fetch_batch(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = tf.numpy_function(read, [indices], [tf.uint8, tf.int64], stateful=False)
+        images, labels = tf.numpy_function(read, [indices], [dtype, tf.int64], stateful=False)
         return tf.ensure_shape(images, (None, *image_shape)), tf.ensure_shape(labels, (None,))
 
     return without_autotune(batches_of_indices.map(fetch_batch).prefetch(PREFETCH_BATCHES))

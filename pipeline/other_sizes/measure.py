@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from pipeline.data.batches import Data
 from pipeline.heads.base import Head
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.base import ImageSizeError
+from pipeline.models.features import FeatureMaps, NoRoomError
 from pipeline.models.predict import compiled
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.modes import MAKERS, canvas_places
@@ -27,6 +29,8 @@ from pipeline.other_sizes.settings import SizeProbe
 from pipeline.other_sizes.take_apart import take_apart
 from pipeline.other_sizes.ways import ways_for
 from pipeline.other_sizes.ways.base import MapWay
+
+log = logging.getLogger("pipeline")
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def measure_sizes(
     data: Data,
     test_logits: np.ndarray,
     test_labels: np.ndarray,
+    features: FeatureMaps | None = None,
 ) -> list[MeasuredSize]:
     """What the trained model does at each probed size.
 
@@ -101,11 +106,12 @@ def measure_sizes(
         data: Where the test images come from.
         test_logits: The model's logits (N, K) on the test split at the training size.
         test_labels: Its labels (N,).
+        features: Where its backbone's feature maps are kept; None computes them.
 
     Raises:
         ContractError: A rebuilt model answers with something else than finite numbers.
     """
-    measurement = _Measurement(model, plan, probe, data, test_logits, test_labels)
+    measurement = _Measurement(model, plan, probe, data, test_logits, test_labels, features)
     return [measurement.at(size) for size in probe.image_sizes(data.facts.image_size)]
 
 
@@ -120,18 +126,22 @@ class _Measurement:
         data: Data,
         test_logits: np.ndarray,
         test_labels: np.ndarray,
+        features: FeatureMaps | None,
     ) -> None:
+        self._features = features
         self._plan, self._probe, self._data = plan, probe, data
         self._backbone, self._head = model.get_layer("backbone"), model.get_layer("head")
         self._labels = test_labels[: probe.max_images]
         self._native_classes = test_logits.argmax(axis=1)[: probe.max_images]
-        self._extract = compiled(self._backbone)
+        # What makes a feature map of images: the backbone, or a way that changes the images for it.
+        self._extractors = {AS_IS: compiled(self._backbone)}
         parts: Parts | None = None
         with suppress(NotRecognizedError):
             parts = take_apart(self._head, plan.native_map)  # The feature map is what the head takes for images.
         self._parts = parts
         self._on_maps: dict[str, tuple[MapWay, Callable[[np.ndarray], tf.Tensor]]] = {}
         self._on_images: dict[str, Callable[[np.ndarray], tf.Tensor]] = {}
+        native_head = compiled(self._head)
         for way in ways_for(parts):
             if probe.ways is not None and way.name not in probe.ways:
                 continue
@@ -139,7 +149,8 @@ class _Measurement:
                 converted_head = way.convert(self._head, parts, plan.native_map)
                 self._on_maps[way.name] = (way, compiled(converted_head))
             else:
-                self._on_images[way.name] = compiled(way.convert(model, None, data.facts.image_size))
+                self._extractors[way.name] = compiled(way.convert(self._backbone, None, data.facts.image_size))
+                self._on_images[way.name] = native_head
 
     @property
     def ways(self) -> list[str]:
@@ -152,7 +163,7 @@ class _Measurement:
         map_shape, rebuilt, verdict, seen_fraction, seen_pixels = None, None, Verdict.REFUSES, 0.0, 0.0
         heads: dict[str, Callable[[np.ndarray], tf.Tensor]] = {}
         try:
-            map_shape = self._plan.backbone.map_shape(self._backbone, size)
+            map_shape = self._plan.map_shape(size)
             heads = self._heads_for(map_shape)
             rebuilt = rebuild(self._plan.head, self._head, map_shape, native_map)
             heads[AS_IS] = compiled(rebuilt)
@@ -180,10 +191,6 @@ class _Measurement:
             ways={name: predictions.get(name, Predictions()) for name in self.ways},
         )
 
-    def _features_of(self, images: np.ndarray | tf.Tensor) -> tf.Tensor:
-        """The feature map float32 (N, h, w, F) of uint8 images (N, H, W, C)."""
-        return tf.cast(self._extract(images), tf.float32)  # It is shorter under mixed precision.
-
     def _heads_for(self, map_shape: tuple[int, int, int]) -> dict[str, Callable[[np.ndarray], tf.Tensor]]:
         """The converted heads that take a feature map of shape (H, W, F), by the names of their ways."""
         if self._parts is None:
@@ -197,39 +204,76 @@ class _Measurement:
 
     def _predict(self, heads: Mapping[str, Callable[[np.ndarray], tf.Tensor]], size: Size) -> dict[str, Predictions]:
         """What each head, and each way that changes the images, predicts for test images made in each mode."""
-        data, probe = self._data, self._probe
-        height, width = data.facts.image_size
-        order = data.test_order(probe.max_images)
-        # As many pixels as a batch at the training size, so that memory stays bounded.
-        batch_size = max(1, min(probe.batch_size, probe.batch_size * height * width // (size[0] * size[1])))
-        tops, lefts = canvas_places(len(data.test_split), data.test_split.size, size, probe.seed)
+        behind = {name: {name: logits_of} for name, logits_of in self._on_images.items()}
+        if heads:
+            behind[AS_IS] = dict(heads)  # All of them share one pass through the backbone.
         predicted: dict[str, dict[Mode, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
-
-        def note(name: str, mode: Mode, logits: tf.Tensor) -> None:
-            if not np.isfinite(logits.numpy()).all():
-                raise ContractError(
-                    f"{name or 'the model'} answers {size_text(size)} px images with logits that are not finite"
-                )
-            predicted[name][mode].append(logits.numpy().argmax(axis=1))
-
-        start = 0
-        for images, _ in data.test(batch_size, probe.max_images).as_numpy_iterator():
-            batch = order[start : (start := start + len(images))]
-            for mode, make in MAKERS.items():
-                made = make(images, size, tops[batch], lefts[batch])
-                if heads:
-                    feature_map = self._features_of(made)  # All heads share one pass through the backbone.
-                    for name, logits_of in heads.items():
-                        note(name, mode, logits_of(feature_map))
-                for name, logits_of in self._on_images.items():
-                    note(name, mode, logits_of(made))
-        back = np.argsort(order)
+        for extractor, mode, feature_map in self._maps(list(behind), size):
+            for name, logits_of in behind[extractor].items():
+                logits = logits_of(feature_map).numpy()
+                if not np.isfinite(logits).all():
+                    raise ContractError(
+                        f"{name or 'the model'} answers {size_text(size)} px images with logits that are not finite"
+                    )
+                predicted[name][mode].append(logits.argmax(axis=1))
+        back = np.argsort(self._data.test_order(self._probe.max_images))
         return {
             name: Predictions.of(
                 {mode: np.concatenate(batches)[back] for mode, batches in by_mode.items()}, self._labels
             )
             for name, by_mode in predicted.items()
         }
+
+    def _maps(self, extractors: Sequence[str], size: Size) -> Iterator[tuple[str, Mode, tf.Tensor]]:
+        """Feature maps float32 (n, h, w, F) of the test images made in each mode, batch by batch, by extractor."""
+        if self._features is None:
+            for images, places in self._batches(size):
+                for mode, make in MAKERS.items():
+                    made = make(images, size, *places)
+                    for extractor in extractors:
+                        # The map is shorter under mixed precision.
+                        yield extractor, mode, tf.cast(self._extractors[extractor](made), tf.float32)
+            return
+        for extractor in extractors:
+            for mode in MAKERS:
+                for maps in self._kept_maps(extractor, mode, size):
+                    yield extractor, mode, tf.cast(maps, tf.float32)
+
+    def _kept_maps(self, extractor: str, mode: Mode, size: Size) -> Iterator[np.ndarray | tf.Tensor]:
+        """The same of one extractor and mode, computed by an earlier run if possible."""
+        assert self._features is not None
+
+        def computed() -> Iterator[tf.Tensor]:
+            for images, places in self._batches(size):
+                yield self._extractors[extractor](MAKERS[mode](images, size, *places))
+
+        images = (self._data.test_split.digest, size_text(size), mode.value, extractor, str(self._probe.seed))
+        map_size = size if extractor == AS_IS else self._data.facts.image_size
+        shape = (len(self._labels), *self._plan.map_shape(map_size))
+        try:
+            kept = self._features.of(images, shape, computed)
+        except NoRoomError as error:
+            log.warning("  maps of %s px are computed for this run alone: there is no room, %s", size_text(size), error)
+            yield from computed()
+            return
+        for start in range(0, len(kept), self._batch_size(size)):
+            yield kept[start : start + self._batch_size(size)]
+
+    def _batches(self, size: Size) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+        """Test images uint8 (n, H, W, C) as they are, and their places, (n,) and (n,), on a canvas of a size."""
+        data, probe = self._data, self._probe
+        order = data.test_order(probe.max_images)
+        tops, lefts = canvas_places(len(data.test_split), data.test_split.size, size, probe.seed)
+        start = 0
+        for images, _ in data.test(self._batch_size(size), probe.max_images).as_numpy_iterator():
+            batch = order[start : (start := start + len(images))]
+            yield images, (tops[batch], lefts[batch])
+
+    def _batch_size(self, size: Size) -> int:
+        """As many pixels as a batch at the training size, so that memory stays bounded."""
+        height, width = self._data.facts.image_size
+        batch_size = self._probe.batch_size
+        return max(1, min(batch_size, batch_size * height * width // (size[0] * size[1])))
 
 
 def rebuild(head: Head, trained: keras.Model, map_shape: tuple[int, int, int], native: Size) -> keras.Model:

@@ -77,10 +77,17 @@ class SizePlan:
         self.backbone, self.head, self.facts = backbone, head, facts
         with tf.device("CPU"):  # Where `reach_of` computes; a GPU's memory is for training.
             self._extractor = backbone.build(facts.channels)
-        rows, columns, _ = backbone.map_shape(self._extractor, facts.image_size)
-        self.native_map: Size = (rows, columns)
+        self._map_shapes: dict[Size, tuple[int, int, int]] = {}
+        self.native_map: Size = self.map_shape(facts.image_size)[:2]
         self._seen_pixels: dict[tuple[bytes, Size], float] = {}
         head.check(self.native_map)
+
+    def map_shape(self, size: Size) -> tuple[int, int, int]:
+        """Shape (h, w, F) of the feature map of an image of a size in pixels; for what is raised see `Backbone`."""
+        # A model of any make is run for it.
+        if size not in self._map_shapes:
+            self._map_shapes[size] = self.backbone.map_shape(self._extractor, size)
+        return self._map_shapes[size]
 
     def at(self, size: Size) -> PlannedSize:
         """What will happen to images of a size in pixels.
@@ -91,7 +98,7 @@ class SizePlan:
         """
         head = self.head
         try:
-            map_shape = self.backbone.map_shape(self._extractor, size)
+            map_shape = self.map_shape(size)
         except ImageSizeError as error:
             return PlannedSize(size, None, None, Verdict.REFUSES, 0.0, 0.0, None, str(error))
         require(
@@ -194,7 +201,7 @@ class SizePlan:
             smallest = int(np.argmin(np.minimum(heights, widths)))
             size = int(heights[smallest]), int(widths[smallest])
             try:
-                self.backbone.map_shape(self._extractor, size)
+                self.map_shape(size)
             except ImageTooSmallError as error:
                 raise ConfigError(
                     "dataset.native_size",

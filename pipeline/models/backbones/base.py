@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,6 +18,14 @@ from pipeline.common.size import Size, size_text
 if TYPE_CHECKING:
     import keras
     from keras import KerasTensor
+
+
+class FeatureCache(Enum):
+    """The numbers in which feature maps of a frozen backbone are kept on disk; or that none are."""
+
+    float32 = "float32"
+    float16 = "float16"
+    none = "none"
 
 
 class ImageSizeError(UserError):
@@ -46,15 +56,21 @@ class Backbone(Settings, ABC):
         name: The backbone's name in configurations and in MLflow.
         trainable: Train all of its weights too. False leaves all of them as they are, and batch norm uses its moving
             averages, which stay as well; dropout goes on.
+        feature_cache: With `trainable=false`, feature maps are computed once for all heads, seeds and processes of an
+            `output_dir`, and kept there as `float32` or, rounded, as `float16`; `none` computes them in each step.
+        feature_cache_gb: Gigabytes that all kept maps take at most; those that were used longest ago make room.
     """
 
     name: str = MISSING
     trainable: bool = True
+    feature_cache: FeatureCache = FeatureCache.float32
+    feature_cache_gb: float = 20.0
 
     group: ClassVar[str] = "backbone"
 
     def __post_init__(self) -> None:
         self.require_own_name()
+        self.require("feature_cache_gb", 0 < self.feature_cache_gb < math.inf, "must be a number above 0", example=20)
 
     def require_layers(self, name: str) -> None:
         """Raises `ConfigError` unless a setting holds a number for each of at least one layer."""
