@@ -1,4 +1,4 @@
-"""What the steps of a training get: images, as they are or augmented, with labels, or shares of classes, and weights."""
+"""What the steps of a training get: images, maybe augmented, with labels or shares of classes, maybe with weights."""
 
 from __future__ import annotations
 
