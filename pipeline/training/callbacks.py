@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import free_space
 from pipeline.common.signals import deferred
 from pipeline.training import checkpoint
-from pipeline.training.average import averaged
 from pipeline.training.patience import without_progress
 from pipeline.training.pruning import behind_the_median
 
@@ -65,8 +64,14 @@ def ender(state: checkpoint.State, others: Sequence[Sequence[float]], patience: 
     return Ender()
 
 
-def keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, seconds: float | None) -> Any:
-    """A Keras callback that keeps history and best weights in `state`, and the state in a file."""
+def keeper(
+    state: checkpoint.State,
+    keep_best: bool,
+    weights: Callable[[], list[np.ndarray]],
+    state_file: Path | None,
+    seconds: float | None,
+) -> Any:
+    """A Keras callback that keeps history and best `weights` in `state`, and the state in a file."""
 
     class Keeper(keras.callbacks.Callback):
         unsaved: dict[str, np.ndarray] | None = None
@@ -93,8 +98,7 @@ def keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, se
             state.history.append({key: float(value) for key, value in (logs or {}).items()})
             accuracies = [metrics.get("val_accuracy", math.nan) for metrics in state.history]
             if not keep_best or not state.best_weights or accuracies[epoch] > accuracies[state.best_epoch]:
-                with averaged(self.model):
-                    state.best_epoch, state.best_weights = epoch, self.model.get_weights()
+                state.best_epoch, state.best_weights = epoch, weights()
             if state_file is None or seconds is None:
                 return
             self.unsaved = checkpoint.capture(self.model, state)

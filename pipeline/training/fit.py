@@ -14,7 +14,7 @@ import keras
 from pipeline.data.batches import Data
 from pipeline.models.fused import fused_adam, fused_batch_norm
 from pipeline.training import callbacks, checkpoint
-from pipeline.training.average import validate_average
+from pipeline.training.average import BATCHES_OF_STATISTICS, averaging
 from pipeline.training.batches import train_batches, validation_batches
 from pipeline.training.multi_worker import check_last_step, lost_ranks_told
 from pipeline.training.settings import KeepWeights, Optimizer, Schedule, Training
@@ -138,7 +138,11 @@ def fit(
     for epoch, metrics in enumerate(state.history):
         on_epoch(epoch, metrics)
     progress = callbacks.progress_line(len(data.train_indices), training.epochs)
-    keeper = callbacks.keeper(state, keep_best, state_file, training.checkpoint_seconds)
+    average = None
+    if training.weight_average is not None:
+        average = averaging(train_batches(data, training).take(BATCHES_OF_STATISTICS))
+    weights = average.weights if average else model.get_weights
+    keeper = callbacks.keeper(state, keep_best, weights, state_file, training.checkpoint_seconds)
     ender = callbacks.ender(state, others, training.patience)
     if done < training.epochs and not (ender.pruned() or ender.stopped()):
         try:
@@ -149,8 +153,8 @@ def fit(
                 steps_per_epoch=steps,
                 validation_data=validation_batches(data, training) if validates else None,
                 callbacks=[
-                    *(progress, validate_average(), keeper, ender),
-                    keras.callbacks.LambdaCallback(on_epoch_end=on_epoch),
+                    *([average] if average else []),
+                    *(progress, keeper, ender, keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)),
                 ],
                 shuffle=False,  # `data` shuffles.
                 verbose=0,

@@ -181,6 +181,12 @@ def test_the_average_is_validated_and_kept_and_the_training_goes_on_without_it(d
     for variable, one, two, three in zip(model.trainable_variables, first, second, third, strict=True):
         # It begins with the weights after the first step.
         np.testing.assert_allclose(variable, 0.75 * (0.75 * one + 0.25 * two) + 0.25 * three, rtol=1e-5, atol=1e-7)
+    first_norm = next(layer for layer in model.get_layer("backbone").layers if "batch_norm" in layer.name)
+    maps = keras.Model(model.get_layer("backbone").inputs, first_norm.input)
+    images = digits.train_split.images[digits.train_indices]  # type: ignore[attr-defined]
+    # The statistics are the average's own, and not what is left of those that the training began with.
+    np.testing.assert_allclose(first_norm.moving_mean, np.mean(maps(images), axis=(0, 1, 2)), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(first_norm.moving_variance, np.var(maps(images), axis=(0, 1, 2)), rtol=1e-3)
     logits, labels = predict(model, digits.validation(50))
     # Rounding may turn a tie.
     assert result.validation_accuracy == logged[2] == pytest.approx(accuracy(logits, labels), abs=1.5 / 144)
