@@ -46,9 +46,8 @@ def averaging(batches: tf.data.Dataset) -> Any:
             variables = self.model.trainable_variables
             self.model.optimizer.finalize_variable_values(variables)
             for variable in variables:
-                if (
-                    variable.constraint is not None
-                ):  # The average takes a step in before it is brought back to its range.
+                # What the average takes in is not yet brought back to its range.
+                if variable.constraint is not None:
                     variable.assign(variable.constraint(variable))
             _take_statistics(self.model, batches)
             self.average = self.model.get_weights()

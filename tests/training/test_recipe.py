@@ -123,6 +123,7 @@ def test_a_step_takes_its_share_of_the_kernels_away_and_nothing_else() -> None:
         np.testing.assert_allclose(variable, left * weights, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_labels_are_smoothed_for_the_training_alone(digits: Data) -> None:
     training = Training(batch_size=64, label_smoothing=0.2)
     _, plain = next(digits.train(64, epochs=1).as_numpy_iterator())
@@ -143,6 +144,7 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
     assert balanced_weights(labels, 3)[[0, 2]] == pytest.approx(expected)
 
 
+@pytest.mark.long
 def test_an_image_weighs_what_its_classes_do_by_their_shares(digits: Data) -> None:
     weights = balanced_weights(digits.train_split.labels[digits.train_indices], 10)
     plain = Training(batch_size=64, class_weights=ClassWeights.balanced)
@@ -182,7 +184,7 @@ def test_the_average_is_validated_and_kept_and_the_training_goes_on_without_it(d
         # It begins with the weights after the first step.
         np.testing.assert_allclose(variable, 0.75 * (0.75 * one + 0.25 * two) + 0.25 * three, rtol=1e-5, atol=1e-7)
     first_norm = next(layer for layer in model.get_layer("backbone").layers if "batch_norm" in layer.name)
-    maps = keras.Model(model.get_layer("backbone").inputs, first_norm.input)
+    maps = keras.Model(model.get_layer("backbone").input, first_norm.input)
     images = digits.train_split.images[digits.train_indices]  # type: ignore[attr-defined]
     # The statistics are the average's own, and not what is left of those that the training began with.
     np.testing.assert_allclose(first_norm.moving_mean, np.mean(maps(images), axis=(0, 1, 2)), rtol=1e-3, atol=1e-5)
