@@ -9,6 +9,7 @@ Wider Optima and Better Generalization", 2018, section 3.2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -19,11 +20,11 @@ BATCHES_OF_STATISTICS = 10
 """Of the training, from which batch norm's statistics are taken; thirty gave no other accuracies."""
 
 
-def averaging(batches: tf.data.Dataset) -> Any:
+def averaging(batches: Callable[[], tf.data.Dataset]) -> Any:
     """A Keras callback that has the average validated, and gives its weights.
 
     Args:
-        batches: The first ones of the training, for batch norm's statistics.
+        batches: Makes those of the training, from its first one on, whatever was drawn before.
     """
 
     class Averaging(keras.callbacks.Callback):
@@ -49,7 +50,7 @@ def averaging(batches: tf.data.Dataset) -> Any:
                 # What the average takes in is not yet brought back to its range.
                 if variable.constraint is not None:
                     variable.assign(variable.constraint(variable))
-            _take_statistics(self.model, batches)
+            _take_statistics(self.model, batches().take(BATCHES_OF_STATISTICS))
             self.average = self.model.get_weights()
 
         def on_test_end(self, logs: dict[str, float] | None = None) -> None:

@@ -14,7 +14,7 @@ import keras
 from pipeline.data.batches import Data
 from pipeline.models.fused import fused_adam, fused_batch_norm
 from pipeline.training import callbacks, checkpoint
-from pipeline.training.average import BATCHES_OF_STATISTICS, averaging
+from pipeline.training.average import averaging
 from pipeline.training.batches import train_batches, validation_batches
 from pipeline.training.multi_worker import check_last_step, lost_ranks_told
 from pipeline.training.settings import KeepWeights, Optimizer, Schedule, Training
@@ -140,7 +140,7 @@ def fit(
     progress = callbacks.progress_line(len(data.train_indices), training.epochs)
     average = None
     if training.weight_average is not None:
-        average = averaging(train_batches(data, training).take(BATCHES_OF_STATISTICS))
+        average = averaging(lambda: train_batches(data, training))
     weights = average.weights if average else model.get_weights
     keeper = callbacks.keeper(state, keep_best, weights, state_file, training.checkpoint_seconds)
     ender = callbacks.ender(state, others, training.patience)
