@@ -20,8 +20,8 @@ from tests.conftest import HANG_SECONDS, ROOT, program_environment
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 SCRIPTS = sorted(BENCHMARKS.rglob("*.py"))
 WITH_HELP = (
-    *("compare_speed.py", "comparison_time.py", "dashboard_speed.py", "probe_speed.py", "profile_run.py"),
-    *("scaling.py", "step_share.py", "study_speed.py", "unguarded.py"),
+    *("augmentation_speed.py", "compare_speed.py", "comparison_time.py", "dashboard_speed.py", "probe_speed.py"),
+    *("profile_run.py", "scaling.py", "step_share.py", "study_speed.py", "unguarded.py"),
 )
 ELSEWHERE = ("lightning", "torch")
 """What the scripts in PyTorch need, in an environment of their own."""
@@ -163,3 +163,12 @@ def test_a_step_is_measured_beside_its_convolutions(tmp_path: Path) -> None:
     rows = _rows(tmp_path, "step_share.py", "--rounds", "1")[2:]
     assert [row[0] for row in rows] == ["step", "convolutions alone"]
     assert all(float(cell.split()[0]) >= 0 for row in rows for cell in row[1:])  # A fast one takes 0.0 ms.
+
+
+@pytest.mark.slow
+def test_steps_on_augmented_images_are_measured_beside_those_without(tmp_path: Path) -> None:
+    rows = _rows(tmp_path, "augmentation_speed.py", "--rounds", "1", "--dataset", "digits")[2:]
+    assert rows[0][0] == "as they are"
+    assert rows[0][2] == "1.00 (1.00–1.00)"
+    assert len(rows) == 3
+    assert not list(tmp_path.iterdir())

@@ -39,6 +39,8 @@ class Tag(Recorded):
     """Digest of the weights of its recorded model."""
     PRUNED = "pruned"
     """Of a run whose training ended early, because it fell behind others: when and why."""
+    STOPPED = "stopped"
+    """Of a run whose training ended early, because it got no better: when and why. A whole training all the same."""
     FAILURE = "failure"
     """Of a run that did not finish: why."""
     REPORT = "report"

@@ -53,7 +53,8 @@ def _lines(config: DictConfig, indent: str) -> Iterator[str]:
         if key == "hydra":
             continue
         if isinstance(value, DictConfig):
-            yield f"{indent}{key}:"
+            # What the groups are, the help says before.
+            yield from _commented(f"{indent}{key}:", about.get(key, "") if indent else "")
             yield from _lines(value, f"{indent}  ")
             continue
         yield from _commented(f"{indent}{key}: {_typed_value(config, key, value)}", about.get(key, ""))

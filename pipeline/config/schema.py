@@ -84,6 +84,12 @@ class Config(InOutputDir):
             "needs validation images to choose by, and dataset.validation_fraction is 0",
             "Use training.keep_weights=last or dataset.validation_fraction=0.1.",
         )
+        self.training.require(
+            "patience",
+            self.training.patience is None or self.dataset.validation_fraction > 0,
+            "needs validation images to go by, and dataset.validation_fraction is 0",
+            "Use training.patience=null or dataset.validation_fraction=0.1.",
+        )
         if self.training.prune:
             self._check_prune()
         any_size = " or ".join(head.name for head in HEADS if head().takes_any_size)

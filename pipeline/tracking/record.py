@@ -69,7 +69,7 @@ def start_run(identity: RunIdentity, composed: str, data: Data) -> Iterator[RunR
                 run = mlflow.start_run(experiment_id=experiment_id, run_name=identity.name, tags=tags)
             else:
                 run = mlflow.start_run(run_id=interrupted.info.run_id, tags=tags)
-                for tag in (Tag.FAILURE, Tag.PRUNED):
+                for tag in (Tag.FAILURE, Tag.PRUNED, Tag.STOPPED):
                     if tag in interrupted.data.tags:
                         mlflow.MlflowClient().delete_tag(run.info.run_id, tag)
                 give_up_unfinished_models(mlflow.MlflowClient(), interrupted)
@@ -178,8 +178,9 @@ class RunRecord:
         if not math.isnan(fit.images_per_second):
             values[Metric.IMAGES_PER_SECOND] = fit.images_per_second
         self._metrics(values)
-        if fit.pruned:
-            mlflow.set_tag(Tag.PRUNED, fit.pruned)
+        for tag, reason in ((Tag.PRUNED, fit.pruned), (Tag.STOPPED, fit.stopped)):
+            if reason:
+                mlflow.set_tag(tag, reason)
 
     @deferred()
     def log_test(self, logits: np.ndarray, labels: np.ndarray, scores: Scores, class_names: Sequence[str]) -> None:

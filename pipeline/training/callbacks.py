@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.files import free_space
 from pipeline.common.signals import deferred
 from pipeline.training import checkpoint
+from pipeline.training.patience import without_progress
 from pipeline.training.pruning import behind_the_median
 
 log = logging.getLogger("pipeline")
@@ -37,28 +38,40 @@ class LossNotFiniteError(UserError):
         self.epoch = epoch
 
 
-def pruner(state: checkpoint.State, others: Sequence[Sequence[float]]) -> Any:
-    """A Keras callback that ends a training whose history in `state` is behind the median of others.
+def ender(state: checkpoint.State, others: Sequence[Sequence[float]], patience: int | None) -> Any:
+    """A Keras callback that ends a training whose history in `state` is behind the median of others, or stands still.
 
     It comes after the `keeper`, which writes that history.
     """
 
-    class Pruner(keras.callbacks.Callback):
-        def reason(self) -> str:
-            if not (others and state.history):
-                return ""
-            return behind_the_median([metrics["val_accuracy"] for metrics in state.history], others)
+    class Ender(keras.callbacks.Callback):
+        def pruned(self) -> str:
+            """Why others leave it behind; an empty text if they do not."""
+            return behind_the_median(self._accuracies(), others) if others and state.history else ""
+
+        def stopped(self) -> str:
+            """Why it has got no better for long enough; an empty text if it has."""
+            return without_progress(self._accuracies(), patience) if patience and state.history else ""
+
+        def _accuracies(self) -> list[float]:
+            return [metrics["val_accuracy"] for metrics in state.history]
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            if epoch + 1 < self.params["epochs"] and (reason := self.reason()):
+            if epoch + 1 < self.params["epochs"] and (reason := self.pruned() or self.stopped()):
                 log.info("  ended %s", reason)
                 self.model.stop_training = True
 
-    return Pruner()
+    return Ender()
 
 
-def keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, seconds: float | None) -> Any:
-    """A Keras callback that keeps history and best weights in `state`, and the state in a file."""
+def keeper(
+    state: checkpoint.State,
+    keep_best: bool,
+    weights: Callable[[], list[np.ndarray]],
+    state_file: Path | None,
+    seconds: float | None,
+) -> Any:
+    """A Keras callback that keeps history and best `weights` in `state`, and the state in a file."""
 
     class Keeper(keras.callbacks.Callback):
         unsaved: dict[str, np.ndarray] | None = None
@@ -85,7 +98,7 @@ def keeper(state: checkpoint.State, keep_best: bool, state_file: Path | None, se
             state.history.append({key: float(value) for key, value in (logs or {}).items()})
             accuracies = [metrics.get("val_accuracy", math.nan) for metrics in state.history]
             if not keep_best or not state.best_weights or accuracies[epoch] > accuracies[state.best_epoch]:
-                state.best_epoch, state.best_weights = epoch, self.model.get_weights()
+                state.best_epoch, state.best_weights = epoch, weights()
             if state_file is None or seconds is None:
                 return
             self.unsaved = checkpoint.capture(self.model, state)

@@ -14,6 +14,8 @@ import keras
 from pipeline.data.batches import Data
 from pipeline.models.fused import fused_adam, fused_batch_norm
 from pipeline.training import callbacks, checkpoint
+from pipeline.training.average import averaging
+from pipeline.training.batches import train_batches, validation_batches
 from pipeline.training.multi_worker import check_last_step, lost_ranks_told
 from pipeline.training.settings import KeepWeights, Optimizer, Schedule, Training
 
@@ -29,23 +31,56 @@ class Fit:
         validation_accuracy: Top-1 accuracy of these weights on the validation images; NaN without any.
         images_per_second: Training images a second without validation, over all epochs but the first, which also
             compiles (over that one if it is the only one). NaN if nothing was left to train after an interruption.
-        pruned: Why it ended before its last epoch; an empty text if it did not.
+        pruned: Why others ended it before its last epoch; an empty text if they did not.
+        stopped: Why `Training.patience` did.
     """
 
     best_epoch: int
     validation_accuracy: float
     images_per_second: float
     pruned: str = ""
+    stopped: str = ""
 
 
 def build_optimizer(training: Training, steps: int) -> keras.optimizers.Optimizer:
     """The optimizer for a training of so many steps."""
-    rate: Any = training.learning_rate
-    if training.schedule is Schedule.cosine:
-        rate = keras.optimizers.schedules.CosineDecay(training.learning_rate, decay_steps=steps)
+    shared: dict[str, Any] = {
+        "weight_decay": training.weight_decay or None,
+        "global_clipnorm": training.clip_norm,
+        "use_ema": training.weight_average is not None,
+        "ema_momentum": training.weight_average or 0.0,
+    }
+    rate = _learning_rate(training, steps)
     if training.optimizer is Optimizer.sgd:
-        return keras.optimizers.SGD(rate, momentum=training.momentum, nesterov=True)
-    return keras.optimizers.Adam(rate)
+        return keras.optimizers.SGD(rate, momentum=training.momentum, nesterov=True, **shared)
+    if training.weight_decay > 0:
+        return keras.optimizers.AdamW(rate, **shared)
+    return keras.optimizers.Adam(rate, **shared)
+
+
+def _learning_rate(training: Training, steps: int) -> Any:
+    """The course of the learning rate, or the one that it stays at."""
+    rate, schedules = training.learning_rate, keras.optimizers.schedules
+    warmup = round(steps * training.warmup_epochs / training.epochs)
+    if training.schedule is Schedule.cosine:
+        if warmup == 0:
+            return schedules.CosineDecay(rate, decay_steps=steps)
+        return schedules.CosineDecay(0.0, decay_steps=steps - warmup, warmup_target=rate, warmup_steps=warmup)
+    # From zero to the full rate, and there it stays.
+    return schedules.PolynomialDecay(0.0, decay_steps=warmup, end_learning_rate=rate) if warmup > 0 else rate
+
+
+def exempt_from_weight_decay(variables: Sequence[keras.Variable]) -> list[keras.Variable]:
+    """All but kernels that add up several inputs.
+
+    So biases, the scale and offset of norms, and the single numbers and vectors that heads learn as a kernel on a 1:
+    the exponent of a generalised mean, the query of an attention.
+    """
+    return [
+        variable
+        for variable in variables
+        if not (variable.name.endswith("kernel") and math.prod(variable.shape[:-1]) > 1)
+    ]
 
 
 @lost_ranks_told()
@@ -76,10 +111,17 @@ def fit(
     """
     check_last_step(len(data.train_indices), training.batch_size)
     steps = data.steps_per_epoch(training.batch_size)
+    optimizer = build_optimizer(training, steps * training.epochs)
+    optimizer.exclude_from_weight_decay(exempt_from_weight_decay(model.trainable_variables))
+    # Keras's own, also for smoothed and mixed labels: a loss of our own would stand in every recorded model, so that
+    # none could be loaded without this program.
+    loss, accuracy = keras.losses.SparseCategoricalCrossentropy, keras.metrics.SparseCategoricalAccuracy
+    if training.has_soft_labels:
+        loss, accuracy = keras.losses.CategoricalCrossentropy, keras.metrics.CategoricalAccuracy
     model.compile(
-        optimizer=build_optimizer(training, steps * training.epochs),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        optimizer=optimizer,
+        loss=loss(from_logits=True),
+        metrics=[accuracy(name="accuracy")],
         jit_compile=training.jit_compile,
     )
     # Not given to `compile`: whoever loads the recorded model would get it, too.
@@ -96,17 +138,24 @@ def fit(
     for epoch, metrics in enumerate(state.history):
         on_epoch(epoch, metrics)
     progress = callbacks.progress_line(len(data.train_indices), training.epochs)
-    keeper = callbacks.keeper(state, keep_best, state_file, training.checkpoint_seconds)
-    pruner = callbacks.pruner(state, others)
-    if done < training.epochs and not pruner.reason():
+    average = None
+    if training.weight_average is not None:
+        average = averaging(lambda: train_batches(data, training))
+    weights = average.weights if average else model.get_weights
+    keeper = callbacks.keeper(state, keep_best, weights, state_file, training.checkpoint_seconds)
+    ender = callbacks.ender(state, others, training.patience)
+    if done < training.epochs and not (ender.pruned() or ender.stopped()):
         try:
             model.fit(
-                data.train(training.batch_size, training.epochs, training.sizes, done),
+                train_batches(data, training, done),
                 initial_epoch=done,
                 epochs=training.epochs,
                 steps_per_epoch=steps,
-                validation_data=data.validation(training.batch_size) if validates else None,
-                callbacks=[progress, keeper, pruner, keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)],
+                validation_data=validation_batches(data, training) if validates else None,
+                callbacks=[
+                    *([average] if average else []),
+                    *(progress, keeper, ender, keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)),
+                ],
                 shuffle=False,  # `data` shuffles.
                 verbose=0,
             )
@@ -115,9 +164,11 @@ def fit(
             raise
         keeper.save()  # What follows the training may be interrupted, too.
     model.set_weights(state.best_weights)
+    ended_early = len(state.history) < training.epochs
     return Fit(
         best_epoch=state.best_epoch,
         validation_accuracy=state.history[state.best_epoch]["val_accuracy"] if validates else math.nan,
         images_per_second=progress.images_per_second(),
-        pruned=pruner.reason() if len(state.history) < training.epochs else "",
+        pruned=ender.pruned() if ended_early else "",
+        stopped=ender.stopped() if ended_early else "",
     )

@@ -16,7 +16,8 @@ class Pairing:
 
     Attributes:
         split: The prepared files, and which of their images are trained on, held out and tested on.
-        batches: The first training batch, pixel by pixel, in its order.
+        batches: The first training batch, pixel by pixel, in its order, before it is resized or augmented: in that,
+            arms may differ.
         backbone: The backbone's initial weights.
     """
 

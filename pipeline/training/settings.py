@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar
 
@@ -18,7 +18,10 @@ PIXELS_OF_ONE_THREAD = 128 * 8 * 8
 
 
 class Optimizer(Enum):
+    """`adamw` is `adam` with `weight_decay`."""
+
     adam = "adam"
+    adamw = "adamw"
     sgd = "sgd"
 
 
@@ -34,6 +37,13 @@ class KeepWeights(Enum):
 
     best = "best"
     last = "last"
+
+
+class ClassWeights(Enum):
+    """How much an image counts in the loss: as any other (`none`), or the more the fewer its class has (`balanced`)."""
+
+    none = "none"
+    balanced = "balanced"
 
 
 class Precision(Enum):
@@ -53,6 +63,54 @@ class Strategy(Enum):
 
 
 @dataclass
+class Augmentation(Settings):
+    """How training images are changed at random, each time anew; all off by default.
+
+    Attributes:
+        flip: Mirror half of the images left to right.
+        translate: Shift by up to this share of height and width, in whole pixels; edges are mirrored in.
+        rotate: Turn by up to so many degrees, either way.
+        zoom: Enlarge or shrink by up to this share.
+        erase: Share of the images in which a rectangle, 2 to 33 % of the area, gets the image's mean.
+        mixup: α of the Beta distribution of the shares in which two images and their labels are mixed; 0 mixes none.
+        cutmix: The same for a part of one image pasted into another; beside `mixup`, each image draws one of the two.
+    """
+
+    flip: bool = False
+    translate: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    group: ClassVar[str] = "training.augmentation"
+
+    def __post_init__(self) -> None:
+        for name in ("translate", "zoom"):
+            self.require(name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)", example=0.1)
+        self.require("rotate", 0 <= self.rotate <= 180, "must lie in [0, 180]", example=10)
+        self.require("erase", 0 <= self.erase <= 1, "must lie in [0, 1]", example=0.25)
+        for name in ("mixup", "cutmix"):
+            self.require(name, 0 <= getattr(self, name) <= 100, "must lie in [0, 100]", example=0.2)
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change their place."""
+        return self.flip or max(self.translate, self.rotate, self.zoom) > 0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an image may be made of two, and have two labels."""
+        return max(self.mixup, self.cutmix) > 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is any."""
+        return self.moves or self.erase > 0 or self.mixes
+
+
+@dataclass
 class Training(Settings):
     """How a model is fitted.
 
@@ -61,11 +119,21 @@ class Training(Settings):
         batch_size: Images in a step.
         sizes: Heights in pixels, of which each step draws one to resize its images to, the same for every head; null
             trains at the size of the images. Validation and test keep that size.
-        optimizer: `adam` or `sgd`.
-        learning_rate: At the start.
+        optimizer: `adam`, `adamw` or `sgd`.
+        learning_rate: At the start, or after the warm-up.
         momentum: Nesterov momentum of `sgd`.
+        weight_decay: Share of the kernels that a step takes away, times the learning rate; with `adamw` or `sgd`.
         schedule: Course of the learning rate, step by step.
+        warmup_epochs: First epochs, or a part of one, in which the learning rate rises from zero along a line.
+        clip_norm: Largest norm of all gradients together, to which longer ones are shortened; null shortens none. With
+            a `strategy`, of those of each replica.
+        label_smoothing: Share of each training label that is spread over all classes; validation has none of it.
+        class_weights: `balanced` gives each class the same weight in the training loss; `none` each image.
+        weight_average: Validate and keep a moving average of the weights, which each step changes by 1 less this
+            share; null keeps the weights themselves.
+        augmentation: How training images are changed at random.
         keep_weights: `best` on the validation images, or `last`.
+        patience: Epochs without a better validation accuracy after which a training ends; null trains all epochs.
         deterministic: Bit-identical results for the same seed on the same machine, at some cost in speed.
         precision: Keras's dtype policy.
         strategy: `tf.distribute` strategy.
@@ -84,8 +152,16 @@ class Training(Settings):
     optimizer: Optimizer = Optimizer.adam
     learning_rate: float = 3e-3
     momentum: float = 0.9
+    weight_decay: float = 0.0
     schedule: Schedule = Schedule.cosine
+    warmup_epochs: float = 0.0
+    clip_norm: float | None = None
+    label_smoothing: float = 0.0
+    class_weights: ClassWeights = ClassWeights.none
+    weight_average: float | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
     keep_weights: KeepWeights = KeepWeights.best
+    patience: int | None = None
     deterministic: bool = False
     precision: Precision = Precision.float32
     strategy: Strategy = Strategy.none
@@ -126,6 +202,53 @@ class Training(Settings):
             example=30,
         )
         self.require("momentum", 0 <= self.momentum < 1, "must lie in [0, 1)", example=0.9)
+        self._check_recipe()
+
+    def _check_recipe(self) -> None:
+        self.require(
+            "weight_decay",
+            self.weight_decay >= 0 and math.isfinite(self.weight_decay),
+            "must be a number of at least 0",
+            example=0.01,
+        )
+        self.require(
+            "weight_decay",
+            self.weight_decay == 0 or self.optimizer is not Optimizer.adam,
+            "cannot be with training.optimizer=adam, whose steps have none",
+            "Use training.optimizer=adamw or training.optimizer=sgd.",
+        )
+        self.require(
+            "warmup_epochs",
+            0 <= self.warmup_epochs < self.epochs,
+            f"must lie in [0, {self.epochs}): fewer than training.epochs",
+            example=min(1, self.epochs / 2),
+        )
+        self.require(
+            "clip_norm",
+            self.clip_norm is None or (self.clip_norm > 0 and math.isfinite(self.clip_norm)),
+            "must be null or a number above 0",
+            example=1.0,
+        )
+        self.require("label_smoothing", 0 <= self.label_smoothing < 1, "must lie in [0, 1)", example=0.1)
+        self.require(
+            "weight_average",
+            self.weight_average is None or 0 < self.weight_average < 1,
+            "must be null or lie in (0, 1)",
+            example=0.99,
+        )
+        if self.patience is not None:
+            self.require_at_least("patience", 1, 3)
+            self.require(
+                "patience",
+                self.strategy is not Strategy.multi_worker,
+                "cannot be with training.strategy=multi_worker: each rank would end by itself",
+                "Use training.patience=null.",
+            )
+
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether a training label is a share for each class instead of one class."""
+        return self.label_smoothing > 0 or self.augmentation.mixes
 
     def steps_at_once(self, steps: int, facts: DatasetFacts) -> int:
         """How many of the `steps` of an epoch TensorFlow executes at once, for the images of a dataset.

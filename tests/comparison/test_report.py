@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
@@ -200,3 +201,21 @@ def test_a_field_is_told_where_all_runs_recorded_it_and_parts_no_arms() -> None:
         assert arms == ["flatten_dense", "average_pool", "global_average_pool"]
     whole = new.assign(**{Param.RECEPTIVE_FIELD.column: "whole image"})
     assert "small_fcn (whose cells see the whole image)" in make_report(whole, STATISTICS, WAYS, ASKS).limits
+
+
+def test_a_recipe_beyond_the_default_is_told_and_one_that_differs_too() -> None:
+    shared = {"epochs": "5", "optimizer": "adam", "learning_rate": "0.003"}
+    off = {"label_smoothing": "0.0", "patience": "None", "class_weights": "none", "augmentation.flip": "False"}
+    plain = study().assign(**{f"params.training.{name}": value for name, value in {**shared, **off}.items()})
+
+    def limits(runs: pd.DataFrame) -> str:
+        return make_report(runs, STATISTICS, WAYS, ASKS).limits
+
+    assert "trained alike, for 5 epochs with adam and a learning rate of 0.003; none was tuned" in limits(plain)
+    strong = plain.assign(**{"params.training.label_smoothing": "0.1", "params.training.augmentation.flip": "True"})
+    assert "with adam, a learning rate of 0.003, label_smoothing=0.1 and augmentation.flip=True; none" in limits(strong)
+    flips = np.where(plain["tags.head"] == "flatten_dense", "True", "False")
+    assert "The arms' recipes differ" in limits(plain.assign(**{"params.training.augmentation.flip": flips}))
+    older = plain.copy()
+    older.loc[older.index[:3], "params.training.label_smoothing"] = None  # As runs of before have it.
+    assert "trained alike" in limits(older)

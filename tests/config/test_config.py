@@ -159,7 +159,44 @@ WRONG = [
     (["sed=3"], "sed=3: there is no such setting. Did you mean seed?"),
     (["+head.colour=red"], "head.colour=red: there is no such setting. head has name, hidden_units, dropout, keepdims"),
     (["training.epochs=many"], "training.epochs=many: Value 'many' of type 'str' could not be converted to Integer"),
-    (["training.optimizer=adamw"], "training.optimizer=adamw: Invalid value 'adamw', expected one of [adam, sgd]"),
+    (["training.optimizer=adamax"], "training.optimizer=adamax: Invalid value 'adamax', expected one of [adam, adamw, "
+     "sgd]"),
+    (["training.weight_decay=-0.1"], "training.weight_decay=-0.1: must be a number of at least 0. Use for example "
+     "training.weight_decay=0.01."),
+    (["training.weight_decay=inf", "training.optimizer=sgd"], "training.weight_decay=inf: must be a number of at "
+     "least 0"),
+    (["training.weight_decay=0.1"], "training.weight_decay=0.1: cannot be with training.optimizer=adam, whose steps "
+     "have none. Use training.optimizer=adamw or training.optimizer=sgd."),
+    (["training.warmup_epochs=-1"], "training.warmup_epochs=-1.0: must lie in [0, 10): fewer than training.epochs"),
+    (["training.warmup_epochs=1", "training.epochs=1"], "training.warmup_epochs=1.0: must lie in [0, 1): fewer than "
+     "training.epochs. Use for example training.warmup_epochs=0.5."),
+    (["training.clip_norm=0"], "training.clip_norm=0.0: must be null or a number above 0. Use for example "
+     "training.clip_norm=1.0."),
+    (["training.clip_norm=nan"], "training.clip_norm=nan: must be null or a number above 0"),
+    (["training.label_smoothing=1"], "training.label_smoothing=1.0: must lie in [0, 1). Use for example "
+     "training.label_smoothing=0.1."),
+    (["training.label_smoothing=some"], "training.label_smoothing=some: Value 'some' of type 'str' could not be"),
+    (["training.class_weights=equal"], "training.class_weights=equal: Invalid value 'equal', expected one of [none, "
+     "balanced]"),
+    (["training.weight_average=1"], "training.weight_average=1.0: must be null or lie in (0, 1). Use for example "
+     "training.weight_average=0.99."),
+    (["training.weight_average=0"], "training.weight_average=0.0: must be null or lie in (0, 1)"),
+    (["training.patience=0"], "training.patience=0: must be at least 1. Use for example training.patience=3."),
+    (["training.patience=2", "training.strategy=multi_worker"], "training.patience=2: cannot be with "
+     "training.strategy=multi_worker: each rank would end by itself. Use training.patience=null."),
+    (["training.patience=2", "dataset.validation_fraction=0", "training.keep_weights=last"], "training.patience=2: "
+     "needs validation images to go by, and dataset.validation_fraction is 0. Use training.patience=null or"),
+    (["training.augmentation=light"], "training.augmentation=light: Invalid type assigned"),
+    (["training.augmentation.mirror=true"], "training.augmentation.mirror=true: there is no such setting. "
+     "training.augmentation has flip, translate, rotate, zoom, erase, mixup, cutmix."),
+    (["training.augmentation.flip=0.5"], "training.augmentation.flip=0.5: Value '0.5' is not a valid bool"),
+    (["training.augmentation.translate=1"], "training.augmentation.translate=1.0: must lie in [0, 1). Use for example "
+     "training.augmentation.translate=0.1."),
+    (["training.augmentation.zoom=nan"], "training.augmentation.zoom=nan: must lie in [0, 1)"),
+    (["training.augmentation.rotate=360"], "training.augmentation.rotate=360.0: must lie in [0, 180]"),
+    (["training.augmentation.erase=2"], "training.augmentation.erase=2.0: must lie in [0, 1]"),
+    (["training.augmentation.mixup=-1"], "training.augmentation.mixup=-1.0: must lie in [0, 100]"),
+    (["training.augmentation.cutmix=inf"], "training.augmentation.cutmix=inf: must lie in [0, 100]"),
     (["dataset.cache=ram"], "dataset.cache=ram: Invalid value 'ram', expected one of [memory, disk, none]"),
     (["head=average_pool", "head.strides=[-1,1]"], "head.strides=[-1, 1]: must be null or two numbers of at least 1"),
     (["head=average_pool", "head.pool_size=whole"], "head.pool_size=whole: must be 'full' or two numbers"),

@@ -134,15 +134,20 @@ def _trained(optimizer: keras.optimizers.Optimizer) -> tuple[list[np.ndarray], l
         ({"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3}, True),
         ({"learning_rate": keras.optimizers.schedules.CosineDecay(0.1, 4)}, True),
         ({"loss_scale_factor": 16.0}, True),
+        ({"weight_decay": 0.1}, True),
+        ({"global_clipnorm": 0.1}, True),
+        ({"use_ema": True, "ema_momentum": 0.5}, True),
         ({"amsgrad": True}, False),
     ],
-    ids=["default", "moments", "schedule", "scaled loss", "amsgrad"],  # The schedule's text differs in each process.
+    # The schedule's text differs in each process.
+    ids=["default", "moments", "schedule", "scaled loss", "decay", "clipped", "average", "amsgrad"],
 )
 def test_adam_steps_as_keras_does(settings: dict[str, Any], is_fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = _trained(keras.optimizers.Adam(**settings))
+    optimizer = keras.optimizers.AdamW if "weight_decay" in settings else keras.optimizers.Adam
+    expected = _trained(optimizer(**settings))
     calls = _counted(monkeypatch, "ResourceApplyAdam")
     with fused_adam():
-        found = _trained(keras.optimizers.Adam(**settings))
+        found = _trained(optimizer(**settings))
     assert len(calls) == 4 * is_fused  # Two Dense layers have a kernel and a bias each; a step is traced once.
     for ours, theirs in zip(found, expected, strict=True):
         for one, other in zip(ours, theirs, strict=True):

@@ -22,6 +22,7 @@ from pipeline.tracking.queries import sweeps, with_answers
 from pipeline.tracking.record import RunRecord
 from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import experiment_id, open_store
+from pipeline.training.fit import Fit
 from tests.conftest import run_program
 
 BACKBONE = 65_568
@@ -282,6 +283,17 @@ def test_the_last_good_model_can_be_loaded(tmp_path: Path) -> None:
     path = MlflowClient().download_artifacts(run.info.run_id, "last_good.keras")
     loaded = keras.saving.load_model(path, safe_mode=True)
     assert loaded(np.full((1, 2, 2, 1), 7.0)).numpy().tolist() == [[7.0]]  # 28 / 4, which no rounding touches
+
+
+@pytest.mark.long
+def test_a_training_that_ended_early_says_by_what(tmp_path: Path) -> None:
+    open_store(Tracking(), tmp_path)
+    experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
+    for ended in ({}, {"pruned": "after epoch 1: …"}, {"stopped": "after epoch 4: …"}):
+        with mlflow.start_run(experiment_id=experiment) as run:
+            RunRecord(experiment, run.info.run_id, {}).log_fit(Fit(0, 0.5, 100.0, **ended))
+        tags = MlflowClient().get_run(run.info.run_id).data.tags
+        assert {name: tags[name] for name in ("pruned", "stopped") if name in tags} == ended
 
 
 @pytest.mark.long

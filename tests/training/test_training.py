@@ -28,6 +28,7 @@ from pipeline.training.callbacks import LossNotFiniteError
 from pipeline.training.devices import prepare_devices
 from pipeline.training.fit import Fit, build_optimizer, fit
 from pipeline.training.settings import KeepWeights, Optimizer, Precision, Schedule, Strategy, Training
+from tests.training.test_recipe import EVERYTHING
 
 BACKBONE = SmallFcn(filters=[8, 8], strides=[1, 2])
 
@@ -292,18 +293,27 @@ def test_a_model_for_any_size_trains_at_several(digits: Data) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("keep_weights", "seconds"),
+    ("keep_weights", "seconds", "options"),
     [
-        (KeepWeights.best, 0.0),  # Saved after each epoch.
-        pytest.param(KeepWeights.last, 1e9, marks=pytest.mark.slow),  # Saved when it is interrupted.
+        (KeepWeights.best, 0.0, {}),  # Saved after each epoch.
+        pytest.param(KeepWeights.last, 1e9, {}, marks=pytest.mark.slow),  # Saved when it is interrupted.
+        (KeepWeights.best, 0.0, EVERYTHING),
+        pytest.param(KeepWeights.last, 0.0, {**EVERYTHING, "optimizer": Optimizer.sgd}, marks=pytest.mark.slow),
     ],
+    ids=["best", "last", "recipe", "recipe-sgd"],
 )
 def test_an_interrupted_training_ends_like_an_undisturbed_one(
-    digits: Data, tmp_path: Path, keep_weights: KeepWeights, seconds: float
+    digits: Data, tmp_path: Path, keep_weights: KeepWeights, seconds: float, options: dict[str, Any]
 ) -> None:
-    """Bit for bit: weights, optimizer, random state of dropout, order of the images, drawn sizes, best epoch."""
+    """Bit for bit: weights, optimizer and its average, random state of dropout, what is drawn of and for the images."""
     training = Training(
-        epochs=4, batch_size=64, sizes=[6, 8], keep_weights=keep_weights, deterministic=True, checkpoint_seconds=seconds
+        epochs=4,
+        batch_size=64,
+        sizes=[6, 8],
+        keep_weights=keep_weights,
+        deterministic=True,
+        checkpoint_seconds=seconds,
+        **options,
     )
     prepare_devices(training)
     head = GlobalAveragePool(dropout=0.3)

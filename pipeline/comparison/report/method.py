@@ -13,6 +13,14 @@ from pipeline.comparison.decisions import FEWEST_SEEDS
 from pipeline.comparison.report.words import listed_text, points_text
 from pipeline.comparison.settings import Statistics
 
+RECIPE = (
+    *("weight_decay", "warmup_epochs", "clip_norm", "label_smoothing", "class_weights", "weight_average", "patience"),
+    "augmentation.",
+)
+"""Settings of a training, or beginnings of their names, that are off unless somebody switches them on."""
+OFF = ("0.0", "False", "None", "none")
+"""What MLflow has of those that are."""
+
 
 def method(statistics: Statistics) -> list[str]:
     """How the numbers came about, a paragraph each."""
@@ -59,13 +67,14 @@ def limits(groups: Sequence[Group]) -> str:
     epochs = _common(runs, "training.epochs")
     settings = [
         f"{epochs} epoch{'' if epochs == '1' else 's'}",
-        f"a learning rate of {_common(runs, 'training.learning_rate')}",
         f"{_common(runs, 'training.optimizer')}",
+        f"a learning rate of {_common(runs, 'training.learning_rate')}",
     ]
-    if all("None" not in text for text in settings):
+    switched_on = _switched_on(runs)
+    if all("None" not in text for text in settings) and switched_on is not None:
         sentences.append(
-            f"All arms were trained alike, for {settings[0]} with {settings[2]} and {settings[1]}; none was tuned, and "
-            "with more training or another recipe the order can change."
+            f"All arms were trained alike, for {settings[0]} with {listed_text([*settings[1:], *switched_on])}; none "
+            "was tuned, and with more training or another recipe the order can change."
         )
     else:
         sentences.append("The arms' recipes differ; none was tuned beyond what its settings say.")
@@ -93,3 +102,22 @@ def _shared_training_images(runs: pd.DataFrame) -> float | None:
 
 def _common(runs: pd.DataFrame, setting: str) -> str | None:
     return common_value(runs, f"params.{setting}")
+
+
+def _switched_on(runs: pd.DataFrame) -> list[str] | None:
+    """What all runs were trained with beyond the default, as `label_smoothing=0.1`; None if it is not the same.
+
+    Runs of before have no value where they had no such setting.
+    """
+    found = []
+    for name in (str(column).removeprefix("params.training.") for column in runs):
+        if name.startswith(RECIPE):
+            (value, *others) = {_switched_off_as_none(value) for value in runs[f"params.training.{name}"]}
+            if others:
+                return None
+            found += [] if value is None else [f"{name}={value}"]
+    return found
+
+
+def _switched_off_as_none(value: object) -> str | None:
+    return value if isinstance(value, str) and value not in OFF else None
