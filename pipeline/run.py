@@ -34,6 +34,7 @@ from pipeline.training.fit import fit
 from pipeline.training.frozen import fitting_of
 from pipeline.training.multi_worker import is_chief
 from pipeline.training.pairing import pairing_of
+from pipeline.training.stages import fit_in_stages
 
 log = logging.getLogger("pipeline")
 
@@ -87,7 +88,7 @@ def train(
                 if training.prune and sweep is not None:
                     others = whole_trainings(sweep, facts.name, training.epochs)
                 try:
-                    result = fit(fitting.model, fitting.data, training, record.log_epoch, state, others)
+                    result, fitting = fit_in_stages(model, data, fitting, training, record.log_epoch, state, others)
                 except LossNotFiniteError as error:
                     if error.epoch > 1:
                         record.log_last_good_model(model)

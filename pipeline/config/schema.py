@@ -90,6 +90,7 @@ class Config(InOutputDir):
             "needs validation images to go by, and dataset.validation_fraction is 0",
             "Use training.patience=null or dataset.validation_fraction=0.1.",
         )
+        self._check_fine_tuning()
         if self.training.prune:
             self._check_prune()
         any_size = " or ".join(head.name for head in HEADS if head().takes_any_size)
@@ -112,10 +113,35 @@ class Config(InOutputDir):
             "Use training.sizes=null or dataset.native_size=false.",
         )
 
+    def _check_fine_tuning(self) -> None:
+        tuning = self.training.fine_tuning
+        if tuning.epochs == 0:
+            return
+        tuning.require(
+            "epochs",
+            not self.backbone.trainable,
+            "comes after epochs in which the backbone is frozen, and backbone.trainable is true",
+            "Use backbone.trainable=false, or training.fine_tuning.epochs=0.",
+        )
+        tuning.require(
+            "epochs",
+            self.training.strategy is not Strategy.multi_worker,
+            "cannot be with training.strategy=multi_worker",
+            "Use training.fine_tuning.epochs=0.",
+        )
+
     def _check_prune(self) -> None:
         for key, value, wrong, why in (
             ("dataset.validation_fraction", 0, self.dataset.validation_fraction == 0, "it goes by validation accuracy"),
             ("study", self.study, self.study is not None, "a study compares whole trainings"),
+            (
+                *(
+                    "training.fine_tuning.epochs",
+                    self.training.fine_tuning.epochs,
+                    self.training.fine_tuning.epochs > 0,
+                ),
+                "a training in two stages has none to be compared with",
+            ),
             (
                 "training.strategy",
                 Strategy.multi_worker.value,

@@ -38,8 +38,10 @@ class LossNotFiniteError(UserError):
         self.epoch = epoch
 
 
-def ender(state: checkpoint.State, others: Sequence[Sequence[float]], patience: int | None) -> Any:
+def ender(state: checkpoint.State, first: int, others: Sequence[Sequence[float]], patience: int | None) -> Any:
     """A Keras callback that ends a training whose history in `state` is behind the median of others, or stands still.
+
+    Epochs before `first`, of an earlier stage, do not count.
 
     It comes after the `keeper`, which writes that history.
     """
@@ -47,14 +49,14 @@ def ender(state: checkpoint.State, others: Sequence[Sequence[float]], patience: 
     class Ender(keras.callbacks.Callback):
         def pruned(self) -> str:
             """Why others leave it behind; an empty text if they do not."""
-            return behind_the_median(self._accuracies(), others) if others and state.history else ""
+            return behind_the_median(accuracies, others) if others and (accuracies := self._accuracies()) else ""
 
         def stopped(self) -> str:
             """Why it has got no better for long enough; an empty text if it has."""
-            return without_progress(self._accuracies(), patience) if patience and state.history else ""
+            return without_progress(accuracies, patience) if patience and (accuracies := self._accuracies()) else ""
 
         def _accuracies(self) -> list[float]:
-            return [metrics["val_accuracy"] for metrics in state.history]
+            return [metrics["val_accuracy"] for metrics in state.history[first:]]
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             if epoch + 1 < self.params["epochs"] and (reason := self.pruned() or self.stopped()):

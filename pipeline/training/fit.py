@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Fit:
             compiles (over that one if it is the only one). NaN if nothing was left to train after an interruption.
         pruned: Why others ended it before its last epoch; an empty text if they did not.
         stopped: Why `Training.patience` did.
+        history: Metrics of each epoch, as Keras names them.
     """
 
     best_epoch: int
@@ -40,6 +41,7 @@ class Fit:
     images_per_second: float
     pruned: str = ""
     stopped: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def build_optimizer(training: Training, steps: int) -> keras.optimizers.Optimizer:
@@ -93,6 +95,7 @@ def fit(
     on_epoch: Callable[[int, dict[str, float]], None],
     state_file: Path | None = None,
     others: Sequence[Sequence[float]] = (),
+    began: checkpoint.State | None = None,
 ) -> Fit:
     """Compiles and fits `model`, and leaves it with the weights to keep.
 
@@ -105,13 +108,15 @@ def fit(
             with.
         state_file: Where the training's state is kept in between, and gone on from if it is there; None keeps none.
         others: Validation accuracies, epoch by epoch, of trainings behind whose median this one ends early.
+        began: What an earlier stage came to, whose epochs are the first of `training.epochs`; None for none.
 
     Raises:
         LossNotFiniteError: The loss is no longer a finite number.
     """
     check_last_step(len(data.train_indices), training.batch_size)
     steps = data.steps_per_epoch(training.batch_size)
-    optimizer = build_optimizer(training, steps * training.epochs)
+    first = len(began.history) if began else 0
+    optimizer = build_optimizer(training, steps * (training.epochs - first))
     optimizer.exclude_from_weight_decay(exempt_from_weight_decay(model.trainable_variables))
     # Keras's own, also for smoothed and mixed labels: a loss of our own would stand in every recorded model, so that
     # none could be loaded without this program.
@@ -131,19 +136,19 @@ def fit(
     validates = len(data.validation_indices) > 0
     keep_best = training.keep_weights is KeepWeights.best
     state = checkpoint.load(state_file, model) if state_file else None
-    state = state or checkpoint.State(history=[], best_epoch=-1, best_weights=[])
+    state = state or began or checkpoint.State(history=[], best_epoch=-1, best_weights=[])
     done = len(state.history)
-    if done:
+    if done > first:
         log.info("  going on after epoch %d/%d of an interrupted run", done, training.epochs)
-    for epoch, metrics in enumerate(state.history):
-        on_epoch(epoch, metrics)
+    for epoch in range(first, done):
+        on_epoch(epoch, state.history[epoch])
     progress = callbacks.progress_line(len(data.train_indices), training.epochs)
     average = None
     if training.weight_average is not None:
         average = averaging(lambda: train_batches(data, training))
     weights = average.weights if average else model.get_weights
     keeper = callbacks.keeper(state, keep_best, weights, state_file, training.checkpoint_seconds)
-    ender = callbacks.ender(state, others, training.patience)
+    ender = callbacks.ender(state, first, others, training.patience)
     if done < training.epochs and not (ender.pruned() or ender.stopped()):
         try:
             model.fit(
@@ -171,4 +176,5 @@ def fit(
         images_per_second=progress.images_per_second(),
         pruned=ender.pruned() if ended_early else "",
         stopped=ender.stopped() if ended_early else "",
+        history=state.history,
     )

@@ -69,6 +69,8 @@ def _why_not(backbone: keras.Model, training: Training, data: Data) -> str | Non
         return "it has layers that draw at random, such as dropout"
     if training.sizes is not None:
         return "training.sizes resizes each batch"
+    if training.augmentation.is_on:
+        return "training.augmentation changes each image"
     if training.strategy is not Strategy.none:
         return f"training.strategy={training.strategy.value}"
     if data.facts.natural:

@@ -111,6 +111,34 @@ class Augmentation(Settings):
 
 
 @dataclass
+class FineTuning(Settings):
+    """The second stage of a training: behind the head that was trained first, the frozen backbone is trained on too.
+
+    Batch norm stays in inference mode, with its scales and offsets as they are. The optimizer begins anew.
+
+    Attributes:
+        epochs: Epochs of it, after `training.epochs`; 0 for none.
+        learning_rate: At its start, in place of `training.learning_rate`; it goes as `training.schedule` says.
+        from_layer: Name of the backbone's first layer that is trained; null for all layers.
+    """
+
+    epochs: int = 0
+    learning_rate: float = 1e-4
+    from_layer: str | None = None
+
+    group: ClassVar[str] = "training.fine_tuning"
+
+    def __post_init__(self) -> None:
+        self.require_at_least("epochs", 0, 5)
+        self.require(
+            "learning_rate",
+            self.learning_rate > 0 and math.isfinite(self.learning_rate),
+            "must be a number above 0",
+            example=0.0001,
+        )
+
+
+@dataclass
 class Training(Settings):
     """How a model is fitted.
 
@@ -132,6 +160,7 @@ class Training(Settings):
         weight_average: Validate and keep a moving average of the weights, which each step changes by 1 less this
             share; null keeps the weights themselves.
         augmentation: How training images are changed at random.
+        fine_tuning: Epochs after these, in which a frozen backbone is trained too.
         keep_weights: `best` on the validation images, or `last`.
         patience: Epochs without a better validation accuracy after which a training ends; null trains all epochs.
         deterministic: Bit-identical results for the same seed on the same machine, at some cost in speed.
@@ -160,6 +189,7 @@ class Training(Settings):
     class_weights: ClassWeights = ClassWeights.none
     weight_average: float | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
+    fine_tuning: FineTuning = field(default_factory=FineTuning)
     keep_weights: KeepWeights = KeepWeights.best
     patience: int | None = None
     deterministic: bool = False

@@ -186,6 +186,18 @@ WRONG = [
      "training.strategy=multi_worker: each rank would end by itself. Use training.patience=null."),
     (["training.patience=2", "dataset.validation_fraction=0", "training.keep_weights=last"], "training.patience=2: "
      "needs validation images to go by, and dataset.validation_fraction is 0. Use training.patience=null or"),
+    (["training.fine_tuning.epochs=3"], "training.fine_tuning.epochs=3: comes after epochs in which the backbone is "
+     "frozen, and backbone.trainable is true. Use backbone.trainable=false, or training.fine_tuning.epochs=0."),
+    (["training.fine_tuning.epochs=3", "backbone.trainable=false", "training.strategy=multi_worker"],
+     "training.fine_tuning.epochs=3: cannot be with training.strategy=multi_worker. Use training.fine_tuning"),
+    (["training.fine_tuning.epochs=3", "backbone.trainable=false", "training.prune=true"],
+     "training.prune=true: cannot be with training.fine_tuning.epochs=3: a training in two stages has none to be "),
+    (["training.fine_tuning.epochs=-1"], "training.fine_tuning.epochs=-1: must be at least 0"),
+    (["training.fine_tuning.learning_rate=0"], "training.fine_tuning.learning_rate=0.0: must be a number above 0"),
+    (["training.fine_tuning.layer=conv"], "training.fine_tuning.layer=conv: there is no such setting. "
+     "Did you mean training.fine_tuning.from_layer?"),
+    (["backbone.feature_cache=int8"], "backbone.feature_cache=int8: Invalid value 'int8', expected one of [float32, "),
+    (["backbone.feature_cache_gb=0"], "backbone.feature_cache_gb=0.0: must be a number above 0"),
     (["training.augmentation=light"], "training.augmentation=light: Invalid type assigned"),
     (["training.augmentation.mirror=true"], "training.augmentation.mirror=true: there is no such setting. "
      "training.augmentation has flip, translate, rotate, zoom, erase, mixup, cutmix."),

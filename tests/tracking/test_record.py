@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import keras
 import mlflow
@@ -289,9 +290,11 @@ def test_the_last_good_model_can_be_loaded(tmp_path: Path) -> None:
 def test_a_training_that_ended_early_says_by_what(tmp_path: Path) -> None:
     open_store(Tracking(), tmp_path)
     experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
-    for ended in ({}, {"pruned": "after epoch 1: …"}, {"stopped": "after epoch 4: …"}):
+    cases: tuple[dict[str, Any], ...] = ({}, {"pruned": "after epoch 1: …"}, {"stopped": "after epoch 4: …"})
+    for ended in cases:
+        fit = Fit(0, 0.5, 100.0, **ended)
         with mlflow.start_run(experiment_id=experiment) as run:
-            RunRecord(experiment, run.info.run_id, {}).log_fit(Fit(0, 0.5, 100.0, **ended))
+            RunRecord(experiment, run.info.run_id, {}).log_fit(fit)
         tags = MlflowClient().get_run(run.info.run_id).data.tags
         assert {name: tags[name] for name in ("pruned", "stopped") if name in tags} == ended
 

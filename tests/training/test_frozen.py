@@ -23,7 +23,7 @@ from pipeline.other_sizes.plan import SizePlan
 from pipeline.other_sizes.settings import SizeProbe
 from pipeline.training.fit import fit
 from pipeline.training.frozen import Fitting, fitting_of
-from pipeline.training.settings import Strategy, Training
+from pipeline.training.settings import Augmentation, Strategy, Training
 from tests.conftest import run_program, start_program
 
 FROZEN = SmallFcn(filters=[8, 8], strides=[1, 2], trainable=False)
@@ -89,11 +89,16 @@ def test_other_sizes_are_measured_the_same_from_kept_maps(digits: Data, tmp_path
     ("training", "dataset", "why"),
     [
         (dataclasses.replace(TRAINING, sizes=[6, 8]), Dataset(name="digits"), "training.sizes resizes each batch"),
+        (
+            dataclasses.replace(TRAINING, augmentation=Augmentation(flip=True)),
+            Dataset(name="digits"),
+            "training.augmentation changes each image",
+        ),
         (dataclasses.replace(TRAINING, strategy=Strategy.mirrored), Dataset(name="digits"), "strategy=mirrored"),
         (TRAINING, Dataset(name="digits", cache=Cache.none), "dataset.cache=none keeps nothing"),
         (TRAINING, Dataset(name="digits", native_size=True, cache=Cache.memory), "dataset.native_size=true"),
     ],
-    ids=["sizes", "strategy", "streamed", "natural"],
+    ids=["sizes", "augmentation", "strategy", "streamed", "natural"],
 )
 def test_why_a_frozen_backbone_runs_in_each_step_is_told(
     training: Training, dataset: Dataset, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

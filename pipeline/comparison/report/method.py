@@ -15,10 +15,10 @@ from pipeline.comparison.settings import Statistics
 
 RECIPE = (
     *("weight_decay", "warmup_epochs", "clip_norm", "label_smoothing", "class_weights", "weight_average", "patience"),
-    "augmentation.",
+    *("augmentation.", "fine_tuning.epochs"),
 )
 """Settings of a training, or beginnings of their names, that are off unless somebody switches them on."""
-OFF = ("0.0", "False", "None", "none")
+OFF = ("0", "0.0", "False", "None", "none")
 """What MLflow has of those that are."""
 
 
