@@ -16,6 +16,9 @@ from pipeline.comparison.answers import unpack
 from pipeline.comparison.estimates import Estimate
 from pipeline.heads.verdict import Verdict
 
+WEIGHTS_OF_BACKBONE = tuple(f"params.backbone.{name}" for name in ("path", "weights", "fresh_weights"))
+"""Columns that say where a backbone's first weights come from."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -111,7 +114,11 @@ def newest_of_each_seed(arms: Sequence[tuple[str, pd.DataFrame]]) -> tuple[dict[
 
 
 def paired_seeds(arms: Mapping[str, pd.DataFrame]) -> tuple[tuple[int, ...], list[str]]:
-    """Seeds that all arms have, with equal recorded facts; and what is wrong with the others."""
+    """Seeds that all arms have, with equal recorded facts; and what is wrong with the others.
+
+    Arms that differ in where a backbone's weights come from, as a trained one and one from scratch, need not begin with
+    the same: that is what they compare.
+    """
     left_out: list[str] = []
     if not arms:
         return (), left_out
@@ -121,8 +128,12 @@ def paired_seeds(arms: Mapping[str, pd.DataFrame]) -> tuple[tuple[int, ...], lis
         if missing := everyones - set(runs.index):
             left_out.append(f"{name}: no finished run with seeds {listed(missing)}")
     paired = set()
+    same_origin = (
+        len({tuple(str(runs.iloc[0].get(name)) for name in WEIGHTS_OF_BACKBONE) for runs in arms.values()}) == 1
+    )
+    equal = [tag for tag in PAIRING_TAGS if same_origin or tag is not Tag.INITIAL_BACKBONE]
     for seed in common:
-        facts = {tag: {runs.loc[seed].get(tag.column) for runs in arms.values()} for tag in PAIRING_TAGS}
+        facts = {tag: {runs.loc[seed].get(tag.column) for runs in arms.values()} for tag in equal}
         differing = [
             tag.rpartition(".")[2]
             for tag, digests in facts.items()

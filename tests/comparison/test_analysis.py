@@ -106,6 +106,20 @@ def test_trainings_that_ended_early_are_named_and_not_compared() -> None:
     assert group.dataset == "digits"
 
 
+def test_a_backbone_from_scratch_is_compared_with_a_trained_one_and_another_start_by_accident_is_not() -> None:
+    runs = study(seeds=3)
+    other = runs["tags.head"] == "average_pool"
+    runs.loc[other, "tags.pairing.backbone"] = "other weights"
+    group = _only(analyse(runs, STATISTICS, ASKS))
+    assert group.left_out[0] == "seed 0: the runs did not start from the same backbone"
+    assert not group.comparisons
+    meant = runs.assign(**{"params.backbone.fresh_weights": "False"})
+    meant.loc[other, "params.backbone.fresh_weights"] = "True"
+    group = _only(analyse(meant, STATISTICS, ASKS))
+    assert [arm.seeds for arm in group.arms] == [(0, 1, 2)] * 3
+    assert {each.difference.seeds for each in group.comparisons} == {3}
+
+
 def test_unpaired_and_missing_runs_are_named_and_not_compared() -> None:
     runs = study(seeds=6)
     runs = runs.drop(runs.index[(runs["tags.head"] == "average_pool") & (runs["params.seed"] == "4")])

@@ -34,6 +34,7 @@ NEEDS = {
     "dataset/tfds": ["dataset.name=mnist"],
     "dataset/image_folder": ["dataset.path=."],
     "tracking/server": ["tracking.uri=http://127.0.0.1:5000"],
+    **dict.fromkeys(["study/transfer", "arm/frozen", "arm/fine_tuned", "arm/from_scratch"], ["backbone.path=my.keras"]),
 }
 
 
@@ -68,13 +69,14 @@ def test_every_study_composes_with_each_of_its_choices(path: Path) -> None:
     for key, values in study["hydra"]["sweeper"]["params"].items():
         override = OverridesParser.create().parse_override(f"{key}={values}")
         for value in override.sweep_string_iterator() if override.is_sweep_override() else [str(values)]:
-            assert typed(f"study={path.stem}", f"{key}={value}").study == path.stem
+            needed = NEEDS.get(f"study/{path.stem}", [])
+            assert typed(f"study={path.stem}", f"{key}={value}", *needed).study == path.stem
 
 
 @pytest.mark.parametrize("path", ARMS, ids=lambda path: path.stem)
 def test_every_arm_composes_and_says_what_it_is(path: Path) -> None:
     assert path.read_text().startswith("# @package _global_\n# ")
-    assert typed(f"arm={path.stem}").arm == path.stem
+    assert typed(f"arm={path.stem}", *NEEDS.get(f"arm/{path.stem}", [])).arm == path.stem
 
 
 @pytest.mark.long

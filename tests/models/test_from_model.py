@@ -167,6 +167,25 @@ def test_at_another_size_it_is_the_model_built_for_that_size(tmp_path: Path) -> 
     assert relative_difference(built(images), own(images.astype(np.float32))) < 1e-6
 
 
+@pytest.mark.parametrize("make", [sequential, nested], ids=["sequential", "nested"])
+def test_fresh_weights_are_drawn_by_the_seed_for_the_same_layers(
+    make: Callable[[], keras.Model], tmp_path: Path
+) -> None:
+    path = saved(make(), tmp_path)
+    trained = FromModel(path=path).build(channels=1)
+    fresh = []
+    for seed in (0, 0, 1):
+        keras.utils.set_random_seed(seed)
+        fresh.append(FromModel(path=path, fresh_weights=True).build(channels=1))
+    for one in fresh:
+        assert [weight.shape for weight in one.weights] == [weight.shape for weight in trained.weights]
+        assert one.compute_output_shape((None, 28, 28, 1)) == trained.compute_output_shape((None, 28, 28, 1))
+    kernels = [model.get_layer(index=-1).get_weights()[0] for model in (trained, *fresh)]
+    assert np.array_equal(kernels[1], kernels[2])
+    assert not np.array_equal(kernels[1], kernels[3])
+    assert not np.array_equal(kernels[0], kernels[1])
+
+
 def test_a_model_for_any_size_stays_one(tmp_path: Path) -> None:
     backbone = FromModel(path=saved(functional(residual, (None, None, 1)), tmp_path))
     built = backbone.build(channels=1)

@@ -107,13 +107,15 @@ class KerasApplication(Backbone):
 class FromModel(Backbone):
     """A Keras model of the user's own, cut at its last feature map; `cutting` says where that is.
 
-    Its weights are those of the file. Grayscale images are repeated to three channels where the model takes three.
+    Its weights are those of the file, unless `fresh_weights` says otherwise. Grayscale images are repeated to three
+    channels where the model takes three.
 
     Attributes:
         path: The model: a `.keras` file, or an MLflow URI, `models:/NAME/VERSION` or `runs:/RUN_ID/model`.
         layer: Name of the layer to cut after; null for the last feature map.
         scale: The model gets pixels · scale + offset; 1/255 = 0.003922 if it was trained on numbers from 0 to 1.
         offset: See `scale`.
+        fresh_weights: Draw all weights anew by the run's seed: the same layers from scratch, to compare with.
     """
 
     name: str = "from_model"
@@ -121,6 +123,7 @@ class FromModel(Backbone):
     layer: str | None = None
     scale: float = 1.0
     offset: float = 0.0
+    fresh_weights: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,6 +151,8 @@ class FromModel(Backbone):
         from pipeline.models.cutting import extractor_of
 
         extractor = extractor_of(self.file, self.layer)
+        if self.fresh_weights:
+            extractor = keras.models.clone_model(extractor)
         # In float32 under any precision: the weights were trained on exact pixels.
         x = keras.layers.Rescaling(self.scale, self.offset, dtype="float32")(images)
         channels, wanted = images.shape[-1], extractor.input_shape[-1]
