@@ -34,7 +34,10 @@ NEEDS = {
     "dataset/tfds": ["dataset.name=mnist"],
     "dataset/image_folder": ["dataset.path=."],
     "tracking/server": ["tracking.uri=http://127.0.0.1:5000"],
-    **dict.fromkeys(["study/transfer", "arm/frozen", "arm/fine_tuned", "arm/from_scratch"], ["backbone.path=my.keras"]),
+    **{
+        option: ["backbone.path=my.keras"]
+        for option in ("study/transfer", "arm/frozen", "arm/fine_tuned", "arm/from_scratch")
+    },
 }
 
 
