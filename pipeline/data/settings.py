@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
+from pipeline.common.errors import printable
 from pipeline.common.settings import Settings
 
 
@@ -58,6 +59,7 @@ class Dataset(Settings):
     group: ClassVar[str] = "dataset"
 
     def __post_init__(self) -> None:
+        self.require_short("name", "fashion_mnist")
         self.require("validation_fraction", 0.0 <= self.validation_fraction < 1.0, "must lie in [0, 1)", example=0.1)
         self.require_image_size("image_size", "[64,64]")
         self.require(
@@ -121,8 +123,8 @@ class ImageFolder(Dataset):
     cache: Cache = Cache.memory
 
     def __post_init__(self) -> None:
+        self.name = self.name or printable(self.folder.name) or "image_folder"
         super().__post_init__()
-        self.name = self.name or self.folder.name or "image_folder"
         self.require(
             "image_size",
             self.image_size is not None,

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.cli.terminal import console
+from pipeline.common.digest import digest_of
 from pipeline.common.errors import require
 from pipeline.common.names import File
-from pipeline.common.settings import is_plain_name
+from pipeline.common.settings import PLAIN_NAME, is_plain_name, is_short
 from pipeline.comparison.report.files import write_report
 from pipeline.comparison.report.markdown import markdown_page
 from pipeline.comparison.report.report import make_report
@@ -45,7 +46,7 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: T
     experiments = dict(zip(runs["run_id"], runs["experiment_id"], strict=True))
     sweep = runs["sweep"].iloc[0]
     # On a shared server, anybody can write tags.
-    require(is_plain_name(sweep), "sweep", sweep, "must be a name without slashes and quotes", "Use another sweep.")
+    require(is_plain_name(sweep), "sweep", sweep, PLAIN_NAME, "Use another sweep.")
     directory = output_path / "studies" / sweep
     compared = with_answers(runs)
     report = make_report(compared, statistics, WAYS, asks, seeds_added_after_a_look(runs))
@@ -64,7 +65,8 @@ def conclude_studies(
 
     Args:
         studies: Finished runs of each.
-        names: Of the studies; the report goes to `studies/NAME+NAME/` in `output_path`.
+        names: Of the studies; the report goes to `studies/NAME+NAME/` in `output_path`, or to a digest
+            of names that are too many for the name of a folder.
         statistics: How sure a verdict has to be.
         asks: What the question is about; where it does not say, what the runs have recorded of it.
         output_path: The `output_dir`.
@@ -86,7 +88,8 @@ def _conclude_tables(
     tables: Sequence[pd.DataFrame], names: Sequence[str], statistics: Statistics, asks: Asks, output_path: Path
 ) -> None:
     runs = together(tables)
-    directory = output_path / "studies" / "+".join(names)
+    name = "+".join(names)
+    directory = output_path / "studies" / (name if is_short(name) else digest_of(name))
     report = make_report(runs, statistics, WAYS, asks)
     print_report(report, console())
     write_report(report, runs, directory, link=None)
