@@ -9,13 +9,14 @@ import pandas as pd
 
 from pipeline.cli.terminal import console
 from pipeline.common.digest import digest_of
-from pipeline.common.errors import require
+from pipeline.common.errors import UserError, require
 from pipeline.common.names import File
 from pipeline.common.settings import PLAIN_NAME, is_plain_name, is_short
 from pipeline.comparison.report.files import write_report
 from pipeline.comparison.report.markdown import markdown_page
 from pipeline.comparison.report.report import make_report
 from pipeline.comparison.report.terminal import print_report
+from pipeline.comparison.schema import faults
 from pipeline.comparison.settings import Asks, Statistics
 from pipeline.comparison.shared import together
 from pipeline.comparison.snapshot import read_snapshot
@@ -40,7 +41,7 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: T
         output_path: The report goes to `studies/SWEEP/` in it.
 
     Raises:
-        ConfigError: The sweep's name would lead elsewhere.
+        UserError: The sweep's name would lead elsewhere, or its runs hold what no report can be made of.
     """
     address = server_address(tracking)
     experiments = dict(zip(runs["run_id"], runs["experiment_id"], strict=True))
@@ -48,7 +49,7 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: T
     # On a shared server, anybody can write tags.
     require(is_plain_name(sweep), "sweep", sweep, PLAIN_NAME, "Use another sweep.")
     directory = output_path / "studies" / sweep
-    compared = with_answers(runs)
+    compared = _answered(runs)
     report = make_report(compared, statistics, WAYS, asks, seeds_added_after_a_look(runs))
     print_report(report, console())
     write_report(report, compared, directory, lambda run_id: run_link(address, experiments[run_id], run_id))
@@ -71,7 +72,7 @@ def conclude_studies(
         asks: What the question is about; where it does not say, what the runs have recorded of it.
         output_path: The `output_dir`.
     """
-    _conclude_tables([with_answers(runs) for runs in studies], names, statistics, asks, output_path)
+    _conclude_tables([_answered(runs) for runs in studies], names, statistics, asks, output_path)
 
 
 def conclude_snapshots(snapshots: Sequence[Path], statistics: Statistics, asks: Asks, output_path: Path) -> None:
@@ -82,6 +83,16 @@ def conclude_snapshots(snapshots: Sequence[Path], statistics: Statistics, asks: 
     """
     tables = [read_snapshot(snapshot) for snapshot in snapshots]
     _conclude_tables(tables, [snapshot.stem for snapshot in snapshots], statistics, asks, output_path)
+
+
+def _answered(runs: pd.DataFrame) -> pd.DataFrame:
+    """Recorded runs with their answers; raises `UserError` if a report cannot be made of them."""
+    answered = with_answers(runs)
+    if fault := next(faults(answered), None):
+        raise UserError(
+            f"These runs cannot be compared: the store {fault}. Delete such runs, or compare another study or sweep."
+        )
+    return answered
 
 
 def _conclude_tables(
