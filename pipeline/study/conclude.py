@@ -25,6 +25,7 @@ from pipeline.study.links import how_to_look
 from pipeline.tracking.looks import seeds_added_after_a_look
 from pipeline.tracking.publish import publish_views, record_report
 from pipeline.tracking.queries import with_answers
+from pipeline.tracking.server.talk import talking_to
 from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import server_address
 from pipeline.tracking.views import run_link
@@ -49,14 +50,18 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: T
     # On a shared server, anybody can write tags.
     require(is_plain_name(sweep), "sweep", sweep, PLAIN_NAME, "Use another sweep.")
     directory = output_path / "studies" / sweep
-    compared = _answered(runs)
+    server = tracking.uri if tracking.is_server else None
+    with talking_to(server):
+        compared = _answered(runs)
     report = make_report(compared, statistics, WAYS, asks, seeds_added_after_a_look(runs))
     print_report(report, console())
     write_report(report, compared, directory, lambda run_id: run_link(address, experiments[run_id], run_id))
     _tell_where(directory)
-    for experiment_id, experiment_runs in runs.groupby("experiment_id", sort=False):
-        record_report(str(experiment_id), experiment_runs, markdown_page(report), directory)
-    console().print(how_to_look(publish_views(runs, report.answer), tracking, output_path), soft_wrap=True)
+    with talking_to(server):
+        for experiment_id, experiment_runs in runs.groupby("experiment_id", sort=False):
+            record_report(str(experiment_id), experiment_runs, markdown_page(report), directory)
+        views = publish_views(runs, report.answer)
+    console().print(how_to_look(views, tracking, output_path), soft_wrap=True)
 
 
 def conclude_studies(
