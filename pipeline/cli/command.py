@@ -23,7 +23,9 @@ from pipeline.cli.failures import Failure, note_failure
 from pipeline.cli.session import EXIT_MISTAKE, SESSION, command_line, sweep_name
 from pipeline.cli.terminal import output_is_unread
 from pipeline.cli.workers import Home, lost_worker
+from pipeline.common.errors import require
 from pipeline.common.files import is_disk_full
+from pipeline.common.settings import is_short
 from pipeline.config import CONFIG_DIR, absolute
 from pipeline.tracking.settings import Tracking
 
@@ -88,7 +90,7 @@ def _run_in_hydra(name: str, task: Callable[[DictConfig], Any]) -> None:
     def composed_task(config: DictConfig) -> Any:
         return _run_composed(task, config, home)
 
-    _refuse_passwords(sys.argv[1:])
+    _check_arguments(sys.argv[1:])
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(composed_task)()
     except ValueError as error:  # Optuna's, where none of a search's runs has a result.
@@ -122,10 +124,15 @@ def _end_if_unread() -> None:
         sys.exit(EXIT_UNREAD)
 
 
-def _refuse_passwords(arguments: list[str]) -> None:
-    """Raises `ConfigError` if an address on the command line holds a user, before Hydra prints and writes it."""
+def _check_arguments(arguments: list[str]) -> None:
+    """Raises `ConfigError` for what Hydra must not see.
+
+    It would print and write an address that holds a user, and look for a file that is named like a setting.
+    """
     for argument in arguments:
-        if address := re.search(r"\w+://[^\s/@]*@[\w.:-]*", argument):
+        key, _, value = argument.partition("=")
+        require(is_short(key), key, value, "there is no such setting", "python -m pipeline.train --help shows them.")
+        if address := re.search(r"\b\w+://[^\s/@]*@[\w.:-]*", argument):
             Tracking(uri=address.group())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 
@@ -9,7 +10,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from pipeline.common.errors import UserError, suggestion
+from pipeline.common.errors import UserError, excerpt, suggestion
 from pipeline.config import GROUPS, unknown_key
 
 EXTRAS = {
@@ -39,21 +40,22 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException):
         return _explain_missing_option(error)
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}. Use an output_dir that can be written to, with room in it: output_dir=PATH."
+        where = f"{excerpt(str(error.filename))}: " if error.filename else ""
+        remedy = "Use an output_dir that can be written to, with room in it: output_dir=PATH."
+        return f"{where}{error.strerror}. {'Use shorter names.' if error.errno == errno.ENAMETOOLONG else remedy}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _explain_value(cause.full_key, str(error), cause)
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    first = excerpt(next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip("."))
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override}: cannot be read as key=value ({first}). Quote a value with special characters "
-            "twice, for the shell and for Hydra, as in \"dataset.train_split='train[:80%]'\"."
+            f"{excerpt(str(error.override))}: cannot be read as key=value ({first}). Quote a value with special "
+            "characters twice, for the shell and for Hydra, as in \"dataset.train_split='train[:80%]'\"."
         )
     if first.startswith("Ambiguous value"):
         return f"{first}: several values make a sweep. Add --multirun to try each, or write [a,b] for a list."
     # What Hydra says of an option that is not a name does not say of which.
     chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in GROUPS]
-    shown = f"{' '.join(chosen)}: {first}" if chosen else first
+    shown = f"{excerpt(' '.join(chosen))}: {first}" if chosen else first
     return f"{shown}. See python -m pipeline.train --help for settings and examples."
 
 
@@ -64,9 +66,9 @@ def _explain_missing_option(error: MissingConfigException) -> str:
         typed, package, extra = EXTRAS[error.missing_cfg_file]
         return f"{typed} needs the package {package}: pip install '.[{extra}]'"
     if not group or not options:
-        return str(error).strip().splitlines()[0]
+        return excerpt(str(error).strip().splitlines()[0])
     hint = suggestion(option, options)
-    return f"{group}={option}: there is no such option. Use one of {', '.join(options)}. {hint}".strip()
+    return f"{group}={excerpt(option)}: there is no such option. Use one of {', '.join(options)}. {hint}".strip()
 
 
 def _explain_value(key: str, message: str, cause: OmegaConfBaseException) -> str:
@@ -81,8 +83,8 @@ def _explain_value(key: str, message: str, cause: OmegaConfBaseException) -> str
         why = quoted.group(1) if quoted else str(cause).splitlines()[0]
         return f"{key} has no value: {why}. Set it, or give {key}=VALUE."
     key = re.sub(r"\[\d+\]$", "", key)  # The setting that was typed, not its element.
-    rule = str(cause).splitlines()[0].rstrip(".")
+    rule = excerpt(str(cause).splitlines()[0].rstrip("."))
     if "is not a ListConfig" in rule:
         rule = f"must be a list, such as {key}=[{value or '1,2'}]"
-    shown = key if value is None else f"{key}={value}"
+    shown = key if value is None else f"{key}={excerpt(value)}"
     return f"{shown}: {rule}. python -m pipeline.train --cfg job shows every setting with a valid value."

@@ -58,7 +58,7 @@ class Condition:
         if text == "test":
             return TEST
         modes = "|".join(mode.value for mode in Mode)
-        match = re.fullmatch(rf"({modes})_(\d+)px(?:\.(\w+))?", text)
+        match = re.fullmatch(rf"({modes})_([0-9]{{1,5}})px(?:\.(\w+))?", text)
         if match is None:
             return None
         mode = next(mode for mode in Mode if mode.value == match[1])

@@ -9,6 +9,10 @@ from typing import Any
 
 MAX_NAMED = 10
 """Files or classes named in a message that is about many."""
+MAX_SHOWN = 500
+"""Characters that are shown of a value: more than a path usually has."""
+NOT_PRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, ends of lines, and what stands for bytes that are not UTF-8 in names of files."""
 
 
 class UserError(Exception):
@@ -26,8 +30,8 @@ class ConfigError(UserError):
     """
 
     def __init__(self, key: str, value: Any, rule: str, remedy: str) -> None:
-        typed = str(value).lower() if isinstance(value, bool) else value  # As in YAML and on the command line.
-        super().__init__(f"{key}={typed}: {rule}. {remedy}")
+        typed = str(value).lower() if isinstance(value, bool) else str(value)  # As in YAML and on the command line.
+        super().__init__(f"{excerpt(key)}={excerpt(typed)}: {rule}. {remedy}")
         self.key = key
 
 
@@ -47,6 +51,17 @@ def the_first_of(names: Sequence[str]) -> str:
     """`a, b, c and 4 more`: no more names than a message has room for."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(names[:MAX_NAMED]) + more
+
+
+def printable(text: str) -> str:
+    """A text from outside on one line, which can be written anywhere: ends of lines and the like are escaped."""
+    return NOT_PRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
+def excerpt(text: str) -> str:
+    """As much of a text from outside, on one line, as a message has room for."""
+    rest = f"… ({len(text):,} characters)" if len(text) > MAX_SHOWN else ""
+    return printable(text[:MAX_SHOWN]) + rest
 
 
 def first_line(error: BaseException) -> str:

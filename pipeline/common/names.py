@@ -168,7 +168,7 @@ def size_tag(height: int) -> str:
 
 def size_of_tag(column: str) -> int | None:
     """The height in pixels of the verdict in a column of a table of runs; None if it holds none."""
-    match = re.fullmatch(r"tags\.size\.(\d+)px", column)
+    match = re.fullmatch(r"tags\.size\.([0-9]{1,5})px", column)
     return int(match[1]) if match else None
 
 

@@ -6,12 +6,15 @@ import re
 from enum import Enum
 from typing import ClassVar
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ConfigError, printable
 
 LIMIT = 2**31
 """Above every number of images, pixels or units: libraries below hold such numbers in 32 bits."""
 MAX_SIDE = 65_535
 """Of an image in pixels, as in JPEG."""
+MAX_NAME = 200
+"""Bytes of a name. File systems hold 255 in one, and MLflow 250 in the key of a tag; both are made of more than it."""
+PLAIN_NAME = f"must be a name of at most {MAX_NAME} bytes, without slashes and quotes"
 
 
 class Settings:
@@ -66,8 +69,13 @@ class Settings:
     def require_plain_name(self, name: str) -> None:
         """Raises `ConfigError` if a setting, a name or null, could be taken for more in a path or in a query."""
         value = getattr(self, name)
+        self.require(name, value is None or is_plain_name(value), PLAIN_NAME, example="heads")
+
+    def require_short(self, name: str, example: str) -> None:
+        """Raises `ConfigError` if a setting, a name or null, is longer than what it is recorded under may be."""
+        value = getattr(self, name)
         self.require(
-            name, value is None or is_plain_name(value), "must be a name without slashes and quotes", example="heads"
+            name, value is None or is_short(value), f"must be a name of at most {MAX_NAME} bytes", example=example
         )
 
     def require_own_name(self) -> None:
@@ -90,4 +98,9 @@ def is_side(value: int) -> bool:
 
 def is_plain_name(value: str) -> bool:
     """Whether a text is a name and nothing else, in a path and in a query."""
-    return re.fullmatch(r"(?!\.{1,2}$)[^/\\'\"`\0]+", value) is not None
+    return re.fullmatch(r"(?!\.{1,2}$)[^/\\'\"`]+", value) is not None and printable(value) == value and is_short(value)
+
+
+def is_short(value: str) -> bool:
+    """Whether a text is short enough for a name."""
+    return len(value.encode(errors="surrogateescape")) <= MAX_NAME

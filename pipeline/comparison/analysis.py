@@ -17,7 +17,9 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from pipeline.common.condition import AS_IS, TEST, Condition, Mode, at_height
+from pipeline.common.digest import digest_of
 from pipeline.common.names import Param, Tag
+from pipeline.common.settings import is_short
 from pipeline.common.size import TrainedSize, recorded_size
 from pipeline.comparison.arms import (
     Arm,
@@ -89,7 +91,8 @@ class Group:
     def file_name(self) -> str:
         """The title as part of a file's name."""
         name = f"{self.backbone}-{self.dataset}-{self.trained}"
-        return name.replace("/", "-").replace("×", "x").replace(", ", "-").replace(" ", "-")
+        name = name.replace("/", "-").replace("×", "x").replace(", ", "-").replace(" ", "-")
+        return name if is_short(name) else digest_of(name)
 
     @property
     def heights(self) -> list[int]:

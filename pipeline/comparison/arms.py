@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from pipeline.common.condition import Condition
 from pipeline.common.names import ANSWERS, INDIFFERENT, PAIRING_TAGS, Param, Tag, size_of_tag
 from pipeline.comparison.answers import unpack
 from pipeline.comparison.estimates import Estimate
+from pipeline.comparison.params import param_value
 from pipeline.heads.verdict import Verdict
 
 WEIGHTS_OF_BACKBONE = tuple(f"params.backbone.{name}" for name in ("path", "weights", "fresh_weights"))
@@ -53,7 +53,7 @@ class Arm:
     def training_sizes(self) -> list[int]:
         """Heights in pixels that it was trained at, ascending; none where that is the size of the dataset alone."""
         recorded = self.runs.iloc[0].get(Param.TRAINING_SIZES.column)
-        sizes = yaml.safe_load(recorded) if isinstance(recorded, str) else None
+        sizes = param_value(recorded) if isinstance(recorded, str) else None
         return sorted(sizes) if isinstance(sizes, list) else []
 
     def share_right(self, condition: Condition) -> float | None:

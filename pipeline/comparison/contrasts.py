@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from pipeline.common.condition import TEST
 from pipeline.common.names import ANSWERS, Param, Tag
@@ -17,6 +16,7 @@ from pipeline.comparison.answers import unpack
 from pipeline.comparison.arms import listed, newest_of_each_seed, paired_seeds, split_into_arms
 from pipeline.comparison.decisions import Decision, decide
 from pipeline.comparison.estimates import Estimate, estimate
+from pipeline.comparison.params import param_value
 from pipeline.comparison.settings import About, Asks, Statistics
 
 
@@ -92,7 +92,7 @@ def contrasts(runs: pd.DataFrame, statistics: Statistics, asks: Asks) -> Contras
 
 def level_number(level: str) -> float | None:
     """The number in a recorded setting; of a list like [height, width], its first; None if there is none."""
-    value = yaml.safe_load(level)
+    value = param_value(level)
     if isinstance(value, list) and value:
         value = value[0]
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.common.errors import UserError
 from pipeline.common.names import Param, Tag
 from pipeline.comparison.arms import common_value
+from pipeline.comparison.params import param_value
 from pipeline.comparison.settings import About, Asks
 from pipeline.heads import HEADS
 from pipeline.heads.base import Head
@@ -31,7 +32,7 @@ def asked(runs: pd.DataFrame, asks: Asks) -> Asks:
     return Asks(
         about=About(about) if about is not None else About.training_size,
         over=common_value(runs, Param.ASKS_OVER.column),
-        primary=asks.primary or (yaml.safe_load(primary) if primary is not None else None),
+        primary=asks.primary or (param_value(primary) if primary is not None else None),
     )
 
 
@@ -60,7 +61,7 @@ def _reconstructed_function(params: Mapping[str, Any]) -> str | None:
     try:
         settings = OmegaConf.merge(OmegaConf.structured(option), OmegaConf.from_dotlist(typed))
         head = OmegaConf.to_object(settings)
-    except (OmegaConfBaseException, UserError, ValueError):
+    except (OmegaConfBaseException, UserError, ValueError, yaml.YAMLError):
         return None
     assert isinstance(head, Head)
     return head.function(native=None)

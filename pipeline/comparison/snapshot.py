@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet
 
-from pipeline.common.condition import TEST
-from pipeline.common.errors import ConfigError, first_line, require
+from pipeline.common.errors import ConfigError, excerpt, first_line
 from pipeline.common.files import atomic_write
-from pipeline.common.names import ANSWERS, PAIRING_TAGS, RECALL, Metric, Param, Tag
-from pipeline.comparison.answers import unpack
+from pipeline.common.names import ANSWERS, RECALL, Tag
+from pipeline.comparison.schema import MAX_RUNS, faults, is_numeric, rule_of
 
 KEPT = ("params.", "metrics.", ANSWERS, RECALL, "tags.pairing.", "tags.size.")
 """Beginnings of the columns that are kept, beside `NAMED`."""
@@ -18,13 +18,8 @@ NAMED = (
     *("run_id", "experiment_id", "status", "start_time"),
     *(tag.column for tag in (Tag.HEAD, Tag.BACKBONE, Tag.DATASET, Tag.STUDY, Tag.FUNCTION, Tag.PRUNED, Tag.COLOR)),
 )
-REQUIRED = {
-    *("start_time", Param.SEED.column, Param.IMAGE_SIZE.column, f"{ANSWERS}{TEST}"),
-    *(tag.column for tag in (Tag.HEAD, Tag.BACKBONE, Tag.DATASET, Tag.COLOR, *PAIRING_TAGS)),
-    *(metric.column for metric in (Metric.TEST_ACCURACY, Metric.PARAMETERS, Metric.HEAD_PARAMETERS)),
-    *(metric.column for metric in (Metric.FLOPS, Metric.MEMORY_BYTES, Metric.MS_PER_IMAGE)),
-}
-"""Columns that every report needs."""
+MAX_BYTES = 2**30
+"""Of a snapshot that is read."""
 PRIVATE = ("params.tracking.", "params.output_dir", "params.dataset.data_dir", "params.dataset.path")
 """Of these, what says where somebody's files are."""
 
@@ -48,17 +43,21 @@ def read_snapshot(path: Path) -> pd.DataFrame:
     """
     remedy = "Name a runs.parquet that python -m pipeline.compare has written."
     try:
-        runs = pd.read_parquet(path)
+        _check_extent(pyarrow.parquet.read_metadata(path))
+        runs = pd.read_parquet(path).reset_index(drop=True)
+        known = [column for column in runs if rule_of(column) is not None]
+        if len(set(known)) < len(known):
+            raise ValueError("it has two columns of one name")
     except Exception as error:  # A file of unknown origin can fail in any way.
-        raise ConfigError("snapshot", path, f"cannot be read: {first_line(error)}", remedy) from error
-    missing = sorted(REQUIRED - set(runs))
-    require(not missing, "snapshot", path, f"has no {', '.join(missing)}", remedy)
-    require(len(runs) > 0, "snapshot", path, "holds no run", remedy)
-    try:
-        runs[Param.SEED.column].astype(int)
-        for column in runs:
-            if str(column).startswith(ANSWERS):
-                runs[column].dropna().map(unpack)
-    except (TypeError, ValueError) as error:
-        raise ConfigError("snapshot", path, f"is damaged: {first_line(error)}", remedy) from error
-    return runs
+        raise ConfigError("snapshot", path, f"cannot be read: {excerpt(first_line(error))}", remedy) from error
+    if fault := next(faults(runs[known]), None):
+        raise ConfigError("snapshot", path, fault, remedy)
+    return runs[known].astype({column: float for column in known if is_numeric(column)})
+
+
+def _check_extent(about: pyarrow.parquet.FileMetaData) -> None:
+    """Raises `ValueError` for a table that would fill the memory: a few bytes of a file can stand for any number."""
+    groups = (about.row_group(index) for index in range(about.num_row_groups))
+    size = sum(group.column(index).total_uncompressed_size for group in groups for index in range(group.num_columns))
+    if about.num_rows > MAX_RUNS or size > MAX_BYTES:
+        raise ValueError(f"it has {about.num_rows:,} rows and {size / 1e6:,.0f} MB, and no study has so much")

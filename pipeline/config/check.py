@@ -9,9 +9,13 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pipeline.common.errors import ConfigError, require, suggestion
+from pipeline.common.errors import ConfigError, printable, require, suggestion
 
 T = TypeVar("T")
+MAX_TEXT = 4096
+"""Bytes of a text: as many as a path has at most, and less than MLflow records of a param."""
+SEVERAL_LINES = ("question",)
+"""Settings that may have ends of lines."""
 
 
 def to_typed(config: DictConfig, schema: type[T]) -> T:
@@ -42,7 +46,7 @@ def _refuse_unknown(config: DictConfig, prefix: str) -> None:
 
 
 def _check_types(config: DictConfig, prefix: str) -> None:
-    """Refuses what OmegaConf does not look for: lists in lists, and references to values of another type."""
+    """Refuses what OmegaConf does not look for: lists in lists, references to values of another type, odd texts."""
     for key, value in config.items():
         name = prefix + str(key)
         if OmegaConf.is_interpolation(config, str(key)):
@@ -57,6 +61,28 @@ def _check_types(config: DictConfig, prefix: str) -> None:
                 "must be a list of single values",
                 f"Use for example {name}=[1,2].",
             )
+        for text in value if isinstance(value, ListConfig) else [value]:
+            if isinstance(text, str):
+                _check_text(name, text)
+
+
+def _check_text(name: str, text: str) -> None:
+    """Refuses what cannot be a path, or cannot be written into databases and JSON, before anything is computed."""
+    line = " ".join(text.split("\n")) if name in SEVERAL_LINES else text
+    require(
+        printable(line) == line,
+        name,
+        text,
+        "must be UTF-8 without control characters",
+        f"Use a text of one line: {name}=TEXT.",
+    )
+    require(
+        len(line.encode()) <= MAX_TEXT,
+        name,
+        text,
+        f"must have at most {MAX_TEXT:,} bytes",
+        f"Use a shorter text: {name}=TEXT.",
+    )
 
 
 def _holds_lists(schema: type | None, name: str) -> bool:

@@ -12,8 +12,8 @@ from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
-from pipeline.common.errors import ConfigError
-from pipeline.common.settings import is_plain_name
+from pipeline.common.errors import ConfigError, require
+from pipeline.common.settings import is_plain_name, is_short
 
 RUNS_CODE = ("_target_", "()")
 """Keys whose values Hydra, and Python's logging, take for something to call."""
@@ -81,6 +81,7 @@ def refuse_paths_that_lead_out() -> None:
                 "an option is the name of a file in the folder of its group, not a path",
                 "Put the file there, and use its name.",
             )
+        require(is_short(path.name), str(path.parent), path.name, "there is no such option", "Use a shorter name.")
         return load_config(repository, config_path)
 
     ConfigRepository.load_config = load_option  # type: ignore[method-assign, assignment]

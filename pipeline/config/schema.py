@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipeline.common.errors import suggestion
-from pipeline.common.settings import Settings, is_plain_name
+from pipeline.common.settings import PLAIN_NAME, Settings, is_plain_name
 from pipeline.comparison.settings import Asks, Statistics
 from pipeline.config.launch import Launch
 from pipeline.config.paths import absolute
@@ -188,7 +188,7 @@ class CompareConfig(InOutputDir):
         self.require(
             "study",
             all(map(is_plain_name, self.studies)),
-            "must be a name without slashes and quotes, or a list of these",
+            f"{PLAIN_NAME}, or a list of these",
             example="heads",
         )
         self.require_plain_name("sweep")

@@ -1,4 +1,4 @@
-"""Folders of image files: listed and read by TFDS, decoded by Pillow.
+"""Folders of image files, decoded by Pillow.
 
 TensorFlow's decoders drop the alpha channel, which shows whatever color transparent pixels happen to have, and do not
 know every kind of PNG and JPEG; Pillow's do.
@@ -6,54 +6,54 @@ know every kind of PNG and JPEG; Pillow's do.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
 import tensorflow as tf
-import tensorflow_datasets as tfds
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.common.errors import class_and_first_line, require, the_first_of
+from pipeline.common.errors import class_and_first_line, printable, require, the_first_of
 from pipeline.data.facts import DatasetFacts
+from pipeline.data.folder_files import FolderFiles, SplitFiles, list_files
 from pipeline.data.natural_sizes import NaturalSplit, check_room, to_step
-from pipeline.data.settings import Corrupt, ImageFolder
+from pipeline.data.settings import Corrupt, Duplicates, ImageFolder
 from pipeline.data.splits import DecodedSplit, ImageSplit
 from pipeline.data.tf_data import resize, without_autotune
 
 log = logging.getLogger("pipeline")
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-"""Of the files that TFDS takes for images, in lower or upper case."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What such a file may be, whatever its name says. Of Pillow's others, some start programs (EPS Ghostscript)."""
 
 
-def _builder(folder: Path) -> tfds.core.DatasetBuilder:
-    return tfds.folder_dataset.ImageFolder(str(folder))
+VERSION = "1.0.0"
+"""Recorded as the version of every folder, whose content counts by its digest."""
+LARGEST_FILE = 2**30
+"""Bytes of a file that may be an image. The pixels that Pillow decodes at most have fewer, in any format."""
 
 
 def describe(dataset: ImageFolder) -> DatasetFacts:
     """What a folder holds, by the names of its folders and files; reads no image.
 
     Raises:
-        ConfigError: There is no such folder, it lacks a split, a class or an image, or its splits hold different
-            classes.
+        ConfigError: See `list_files`.
     """
-    classes = _check_folders(dataset)
     assert dataset.image_size is not None
     height, width = dataset.image_size
     return DatasetFacts(
         name=dataset.name,
-        version=str(_builder(dataset.folder).version),
+        version=VERSION,
         image_shape=(height, width, dataset.channels),
-        class_names=tuple(classes),
+        class_names=list_files(dataset).classes,
         natural=dataset.native_size,
     )
 
@@ -61,167 +61,130 @@ def describe(dataset: ImageFolder) -> DatasetFacts:
 def open_splits(dataset: ImageFolder, facts: DatasetFacts, cache_dir: Path) -> tuple[ImageSplit, ImageSplit]:
     """The split to train on and the one to test on, in memory: nothing goes to `cache_dir`."""
     step = dataset.size_step if dataset.native_size else None
-    train, test = (
-        decode_folder(dataset.folder, split, facts.image_shape, step, dataset.background, dataset.corrupt)
-        for split in (dataset.train_split, dataset.test_split)
+    return decode_folder(
+        list_files(dataset), facts.image_shape, step, dataset.background, dataset.corrupt, dataset.duplicates
     )
+
+
+@functools.lru_cache(maxsize=1)  # Every run of a study in this process shares it.
+def decode_folder(
+    files: FolderFiles,
+    image_shape: tuple[int, int, int],
+    step: int | None,
+    background: int,
+    corrupt: Corrupt,
+    duplicates: Duplicates,
+) -> tuple[ImageSplit, ImageSplit]:
+    """Decodes both splits: all images resized to one size, or with a `step` at their natural ones (see `to_step`)."""
+    for note in files.notes:
+        log.warning("%s", note)
+    train, of_train = _decode(files, files.train, image_shape, step, background, corrupt)
+    test, of_test = _decode(files, files.test, image_shape, step, background, corrupt)
+    trained = {content: name for name, content in of_train.items()}
+    shared = sorted(f"{name} is {trained[content]}" for name, content in of_test.items() if content in trained)
+    what = f"{len(shared)} of the {len(test)} images of {test.name} are used in training too: {the_first_of(shared)}"
+    require(
+        not shared or duplicates is Duplicates.allow,
+        "dataset.duplicates",
+        duplicates.value,
+        what,
+        "Delete them in one of the places, or insist with dataset.duplicates=allow.",
+    )
+    if shared:
+        log.warning("dataset.duplicates=allow: %s", what)
     return train, test
 
 
-def _check_folders(dataset: ImageFolder) -> list[str]:
-    """Returns the classes, sorted; raises `ConfigError` if the folder cannot be trained and tested on."""
-    path = dataset.folder
-
-    def folders(parent: Path) -> list[str]:
-        return sorted(child.name for child in parent.iterdir() if child.is_dir())
-
-    dataset.require(
-        "path",
-        path.is_dir(),
-        "is not a folder",
-        "Name one that holds train/CLASS/*.png and test/CLASS/*.png.",
-    )
-    for key, split in (("train_split", dataset.train_split), ("test_split", dataset.test_split)):
-        dataset.require(
-            key,
-            split in folders(path),
-            f"is not a folder in {path}, which has {', '.join(folders(path)) or 'none'}",
-            f"Put the images of each class into {path / split / 'CLASS'}, or name another folder with "
-            f"dataset.{key}=NAME.",
-        )
-    dataset.require(
-        "test_split",
-        dataset.train_split != dataset.test_split,
-        "is dataset.train_split too: what was trained on cannot be tested on",
-        "Name another folder.",
-    )
-    classes = folders(path / dataset.train_split)
-    for split in (dataset.train_split, dataset.test_split):
-        empty = [name for name in folders(path / split) if not _images(path / split / name)]
-        dataset.require(
-            "path",
-            len(empty) < len(folders(path / split)),
-            f"{split} holds no image: there is no {', '.join(SUFFIXES)} file in a folder of a class",
-            f"Put the images of each class into {path / split / 'CLASS'}.",
-        )
-        dataset.require(
-            "path",
-            not empty,
-            f"holds no image of {the_first_of(empty)} in {split}: there is no {', '.join(SUFFIXES)} file",
-            "Put images there, or delete the folder in every split.",
-        )
-        named = [file for name in folders(path / split) for file in _images(path / split / name)]
-        # A pipe would be waited for forever.
-        readable = (file.is_file() and os.access(file, os.R_OK) for file in named)
-        strange = [file.relative_to(path).as_posix() for file, is_so in zip(named, readable, strict=True) if not is_so]
-        dataset.require(
-            "path",
-            not strange,
-            f"holds what is named like an image and is no file that may be read: {the_first_of(sorted(strange))}",
-            "Delete or rename it, or let yourself read it.",
-        )
-    # To TFDS every folder is a split, and its labels are the classes of all of them.
-    for split in folders(path):
-        found = set(folders(path / split))
-        differing = found ^ set(classes) if split == dataset.test_split else found - set(classes)
-        dataset.require(
-            "path",
-            not differing,
-            f"{dataset.train_split} and {split} hold different classes: one of them alone has "
-            f"{the_first_of(sorted(differing))}",
-            "Give both the same folders of classes.",
-        )
-    dataset.require(
-        "path",
-        len(classes) > 1,
-        f"needs at least two classes, and {dataset.train_split} has only {the_first_of(classes)}",
-        "Put the images of another class into a folder beside it, in every split.",
-    )
-    return classes
-
-
-def _images(folder: Path) -> list[Path]:
-    return [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
-
-
-@functools.lru_cache(maxsize=2)  # The two splits of one folder: every run of a study in this process shares them.
-def decode_folder(
-    folder: Path, split: str, image_shape: tuple[int, int, int], step: int | None, background: int, corrupt: Corrupt
-) -> ImageSplit:
-    """Decodes a split: all images resized to one size, or with a `step` at their natural ones (see `to_step`)."""
-    builder = _builder(folder)
+def _decode(
+    files: FolderFiles,
+    split: SplitFiles,
+    image_shape: tuple[int, int, int],
+    step: int | None,
+    background: int,
+    corrupt: Corrupt,
+) -> tuple[ImageSplit, dict[str, bytes]]:
+    """A split, and the digest of the content of each of its files by its name."""
     height, width, channels = image_shape
-    count, free = int(builder.info.splits[split].num_examples), psutil.virtual_memory().available
-    digest = hashlib.sha256(split.encode())
+    count, free = len(split.paths), psutil.virtual_memory().available
+    digest = hashlib.sha256(split.name.encode())
     images: list[np.ndarray] = []
     stacked = np.empty((count if step is None else 0, *image_shape), np.uint8)
-    check_room(free - stacked.nbytes, split, 0, count)
-    labels: list[int] = []
-    files: list[str] = []
+    check_room(free - stacked.nbytes, split.name, 0, count)
+    used: list[int] = []
+    contents: dict[str, bytes] = {}
     unreadable: list[str] = []
     resized = functools.partial(resize, size=(height, width)) if step is None else functools.partial(to_step, step=step)
-    for path, content, label, image, problem in _read(builder, split, channels, background, resized):
-        file = Path(path.decode()).relative_to(folder).as_posix()
+    for index, (image, content, problem) in enumerate(_read(split.paths, channels, background, resized)):
+        path = split.paths[index].relative_to(files.folder)
+        name = printable(path.as_posix())
         if problem:
-            unreadable.append(f"{file} ({problem.decode()})")
+            unreadable.append(f"{name} ({problem.decode()})")
             continue
-        digest.update(file.encode() + content)
+        digest.update(os.fsencode(path) + content)
         if step is None:
-            stacked[len(labels)] = image
+            stacked[len(used)] = image
         else:
             images.append(image)
             free -= image.nbytes
-            check_room(free, split, len(images), count)
-        labels.append(label)
-        files.append(file)
-    _check_readable(split, unreadable, count, corrupt)
-    ignored = [file for file in (folder / split).glob("*/*") if file.suffix.lower() not in SUFFIXES]
-    if ignored:
-        shown = the_first_of([file.relative_to(folder).as_posix() for file in sorted(ignored)])
-        log.warning("Left out of %s, neither %s: %s", split, ", ".join(SUFFIXES), shown)
-    names = builder.info.features["label"].names
-    without = [name for label, name in enumerate(names) if label not in labels]
+            check_room(free, split.name, len(images), count)
+        used.append(index)
+        contents[name] = content
+    _check_readable(split.name, unreadable, count, corrupt)
+    labels, is_set_apart = np.array(split.labels)[used], np.array(used) >= count - split.set_apart
+    without = [name for label, name in enumerate(files.classes) if label not in labels[~is_set_apart]]
     require(
         not without,
         "dataset.corrupt",
         corrupt.value,
-        f"{split} has no readable image of {the_first_of(without)}",
+        f"{split.name} has no readable image of {the_first_of(without)}",
         "Put images there, or delete the folder in every split.",
     )
+    decoded: ImageSplit
     if step is None:
-        return DecodedSplit(split, digest.hexdigest()[:32], stacked[: len(labels)], np.array(labels))
-    return NaturalSplit(split, digest.hexdigest()[:32], images, np.array(labels), files, (height, width))
+        decoded = DecodedSplit(split.name, digest.hexdigest()[:32], stacked[: len(labels)], labels)
+    else:
+        decoded = NaturalSplit(split.name, digest.hexdigest()[:32], images, labels, list(contents), (height, width))
+    if split.set_apart:
+        decoded.set_apart = np.flatnonzero(is_set_apart)
+    return decoded, contents
 
 
 def _read(
-    builder: tfds.core.DatasetBuilder,
-    split: str,
-    channels: int,
-    background: int,
-    resized: Callable[[tf.Tensor], tf.Tensor],
-) -> Iterator[tuple[bytes, bytes, int, np.ndarray, bytes]]:
-    """Path, content, label, image uint8 (H, W, C) and what is wrong with it, of every file; ordered by TFDS."""
+    paths: Sequence[Path], channels: int, background: int, resized: Callable[[tf.Tensor], tf.Tensor]
+) -> Iterator[tuple[np.ndarray, bytes, bytes]]:
+    """Image uint8 (H, W, C), digest of the content and what is wrong with it, of every file in their order."""
 
-    def pixels_or_problem(content: bytes) -> tuple[np.ndarray, bytes]:
+    def read(path: bytes) -> tuple[np.ndarray, bytes, bytes]:
+        problem = ""
         try:
-            return pixels(content, channels, background), b""
+            content = _content(Path(os.fsdecode(path)))
+            return pixels(content, channels, background), hashlib.sha256(content).hexdigest().encode(), b""
         except UnidentifiedImageError:  # Pillow's text names an object in memory, another one each time.
-            return np.zeros((1, 1, channels), np.uint8), f"it is none of {', '.join(FORMATS)}".encode()
+            problem = f"it is none of {', '.join(FORMATS)}"
+        except OSError as error:  # Of the file system with the reason alone, of Pillow with its text.
+            problem = error.strerror or class_and_first_line(error)
         except Exception as error:  # Pillow's decoders raise almost anything.
-            return np.zeros((1, 1, channels), np.uint8), class_and_first_line(error).encode()
+            problem = class_and_first_line(error)
+        return np.zeros((1, 1, channels), np.uint8), b"", printable(problem).encode()
 
-    def decoded(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        image, problem = tf.numpy_function(pixels_or_problem, [example["image"]], [tf.uint8, tf.string], stateful=False)
-        image = resized(tf.ensure_shape(image, (None, None, channels)))
-        return example["image/filename"], example["image"], example["label"], image, problem
+    def decoded(path: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        image, content, problem = tf.numpy_function(read, [path], [tf.uint8, tf.string, tf.string], stateful=False)
+        return resized(tf.ensure_shape(image, (None, None, channels))), content, problem
 
-    examples = builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        decoders={"image": tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(try_autocache=False),
-    ).map(decoded, num_parallel_calls=os.cpu_count(), deterministic=True)
+    # As bytes: not every name is UTF-8.
+    names = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
+    examples = names.map(decoded, num_parallel_calls=os.cpu_count(), deterministic=True)
     return without_autotune(examples).as_numpy_iterator()
+
+
+def _content(path: Path) -> bytes:
+    """The content of a regular file, or of one that a link leads to; from a pipe or a device there would be no end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if found.st_size > LARGEST_FILE:
+        raise OSError(errno.EFBIG, f"it has {found.st_size / 1e9:.1f} GB")
+    return path.read_bytes()
 
 
 def pixels(content: bytes, channels: int, background: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
+from pipeline.common.errors import printable
 from pipeline.common.settings import Settings
 
 
@@ -58,6 +59,7 @@ class Dataset(Settings):
     group: ClassVar[str] = "dataset"
 
     def __post_init__(self) -> None:
+        self.require_short("name", "fashion_mnist")
         self.require("validation_fraction", 0.0 <= self.validation_fraction < 1.0, "must lie in [0, 1)", example=0.1)
         self.require_image_size("image_size", "[64,64]")
         self.require(
@@ -84,11 +86,20 @@ class Corrupt(Enum):
     skip = "skip"
 
 
+class Duplicates(Enum):
+    """What is done about images that are in more than one split: they are refused, or allowed."""
+
+    refuse = "refuse"
+    allow = "allow"
+
+
 @dataclass
 class ImageFolder(Dataset):
-    """A folder of image files, `PATH/train/CLASS/*.png` and `PATH/test/CLASS/*.jpg`, as TFDS's ImageFolder reads it.
+    """A folder of image files, `PATH/train/CLASS/*.png` and `PATH/test/CLASS/*.jpg`.
 
-    Settings of `Dataset` that are not named here mean the same; splits are folders in PATH, and have no parts.
+    Settings of `Dataset` that are not named here mean the same; splits are folders in PATH, and have no parts. If one
+    of them is `val`, `validation` or `valid`, its images are the validation images, and `validation_fraction` draws
+    none; 0 leaves them out.
 
     Attributes:
         name: Names the results; empty for the folder's own name.
@@ -96,6 +107,9 @@ class ImageFolder(Dataset):
         channels: 1 brings all images to grayscale, 3 to RGB.
         background: Gray level, 0 to 255, that transparent pixels are laid over.
         corrupt: What is done about files that cannot be read as images.
+        test_fraction: Share of the images to test on, for a folder without splits, `PATH/CLASS/*.png`: drawn from
+            every class, the same for every seed; null for a folder with splits.
+        duplicates: What is done about images that are trained on or chosen by, and tested on.
     """
 
     name: str = ""
@@ -104,11 +118,13 @@ class ImageFolder(Dataset):
     channels: int = 3
     background: int = 0
     corrupt: Corrupt = Corrupt.refuse
+    test_fraction: float | None = None
+    duplicates: Duplicates = Duplicates.refuse
     cache: Cache = Cache.memory
 
     def __post_init__(self) -> None:
+        self.name = self.name or printable(self.folder.name) or "image_folder"
         super().__post_init__()
-        self.name = self.name or self.folder.name or "image_folder"
         self.require(
             "image_size",
             self.image_size is not None,
@@ -121,6 +137,12 @@ class ImageFolder(Dataset):
             0 <= self.background <= 255,
             "must be a gray level in [0, 255]",
             "Use dataset.background=0 for black.",
+        )
+        self.require(
+            "test_fraction",
+            self.test_fraction is None or 0 < self.test_fraction < 1,
+            "must be null or lie in (0, 1)",
+            example=0.2,
         )
         self.require(
             "cache",

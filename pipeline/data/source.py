@@ -89,7 +89,10 @@ def load(dataset: Dataset, seed: int, cache_dir: Path) -> Data:
     train, test = open_splits(dataset, facts, cache_dir)
     if facts.natural:
         check_count(train, test, dataset.max_sizes)
-    train_indices, validation_indices = hold_out(train.labels, _held_out(dataset, train), seed)
+    if train.set_apart is None:
+        train_indices, validation_indices = hold_out(train.labels, _held_out(dataset, train), seed)
+    else:
+        train_indices, validation_indices = np.delete(np.arange(len(train)), train.set_apart), train.set_apart
     _name_missing_classes(facts, train, validation_indices)
     return Data(
         facts=facts,
@@ -127,10 +130,12 @@ def _name_missing_classes(facts: DatasetFacts, train: ImageSplit, validation_ind
         if label not in held_out
     ]
     if held_out and missing:
+        why = (
+            " Each class keeps one image to train on; then each has one of the validation images "
+            f"({len(validation_indices)}), the larger classes first."
+        )
         log.warning(
-            "There is no validation image of %s. Each class keeps one image to train on; then each has one of the "
-            "validation images (%d), the larger classes first.",
-            *(the_first_of(missing), len(validation_indices)),
+            "There is no validation image of %s.%s", the_first_of(missing), why if train.set_apart is None else ""
         )
 
 

@@ -26,12 +26,15 @@ class ImageSplit(ABC):
         digest: First 32 hexadecimal digits of the SHA-256 of the split's name and files.
         labels: int64 (N,).
         size: Height and width of the images in pixels; of each image, (N,) and (N,), where they vary.
+        set_apart: Indices of the images that the dataset itself has for validation, ascending; None where they are
+            drawn from all.
     """
 
     name: str
     digest: str
     labels: np.ndarray
     size: Size | tuple[np.ndarray, np.ndarray]
+    set_apart: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of images."""

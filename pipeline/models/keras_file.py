@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.common.errors import ConfigError, first_line, require
+import psutil
+
+from pipeline.common.errors import ConfigError, excerpt, first_line, require
 from pipeline.common.files import DiskFullError, atomic_write, is_disk_full
 
 if TYPE_CHECKING:
@@ -17,18 +19,36 @@ if TYPE_CHECKING:
 
 MODEL_URIS = ("models:/", "runs:/")
 """How a text begins that names a model which MLflow has, and no file."""
+MAX_DESCRIPTION = 10**8
+"""Bytes of a description of layers; those of the largest networks of Keras have less than a hundredth."""
 
 
 def check_keras_file(path: Path, key: str) -> None:
     """Raises `ConfigError` unless `path`, which the setting `key` names, looks like a file of Keras's format."""
     require(path.is_file(), key, path, "there is no such file", f"Give the path of a .keras file: {key}=PATH.")
+    remedy = "Save the model with model.save('NAME.keras')."
     require(
         path.suffix == ".keras" and zipfile.is_zipfile(path),
         key,
         path,
         "is not in Keras's .keras format, or is cut short",
-        "Save the model with model.save('NAME.keras').",
+        remedy,
     )
+    try:
+        # A zip is read up to the sizes that it declares, whatever follows.
+        sizes = {member.filename: member.file_size for member in zipfile.ZipFile(path).infolist()}
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise ConfigError(key, path, f"is a damaged zip file: {first_line(error)}", remedy) from error
+    free = psutil.virtual_memory().available
+    for name, size in sizes.items():
+        most = min(free, MAX_DESCRIPTION) if name.endswith(".json") else free
+        require(
+            size <= most,
+            key,
+            path,
+            f"holds {excerpt(name)}, which unpacks to {size / 1e9:.1f} GB; it may have {most / 1e9:.1f} GB",
+            remedy if most < free else "Use a smaller model, or more memory.",
+        )
 
 
 def load_model(path: Path, key: str) -> keras.Model:

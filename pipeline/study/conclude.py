@@ -8,13 +8,15 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.cli.terminal import console
-from pipeline.common.errors import require
+from pipeline.common.digest import digest_of
+from pipeline.common.errors import UserError, require
 from pipeline.common.names import File
-from pipeline.common.settings import is_plain_name
+from pipeline.common.settings import PLAIN_NAME, is_plain_name, is_short
 from pipeline.comparison.report.files import write_report
 from pipeline.comparison.report.markdown import markdown_page
 from pipeline.comparison.report.report import make_report
 from pipeline.comparison.report.terminal import print_report
+from pipeline.comparison.schema import faults
 from pipeline.comparison.settings import Asks, Statistics
 from pipeline.comparison.shared import together
 from pipeline.comparison.snapshot import read_snapshot
@@ -23,6 +25,7 @@ from pipeline.study.links import how_to_look
 from pipeline.tracking.looks import seeds_added_after_a_look
 from pipeline.tracking.publish import publish_views, record_report
 from pipeline.tracking.queries import with_answers
+from pipeline.tracking.server.talk import talking_to
 from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import server_address
 from pipeline.tracking.views import run_link
@@ -39,22 +42,26 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: T
         output_path: The report goes to `studies/SWEEP/` in it.
 
     Raises:
-        ConfigError: The sweep's name would lead elsewhere.
+        UserError: The sweep's name would lead elsewhere, or its runs hold what no report can be made of.
     """
     address = server_address(tracking)
     experiments = dict(zip(runs["run_id"], runs["experiment_id"], strict=True))
     sweep = runs["sweep"].iloc[0]
     # On a shared server, anybody can write tags.
-    require(is_plain_name(sweep), "sweep", sweep, "must be a name without slashes and quotes", "Use another sweep.")
+    require(is_plain_name(sweep), "sweep", sweep, PLAIN_NAME, "Use another sweep.")
     directory = output_path / "studies" / sweep
-    compared = with_answers(runs)
+    server = tracking.uri if tracking.is_server else None
+    with talking_to(server):
+        compared = _answered(runs)
     report = make_report(compared, statistics, WAYS, asks, seeds_added_after_a_look(runs))
     print_report(report, console())
     write_report(report, compared, directory, lambda run_id: run_link(address, experiments[run_id], run_id))
     _tell_where(directory)
-    for experiment_id, experiment_runs in runs.groupby("experiment_id", sort=False):
-        record_report(str(experiment_id), experiment_runs, markdown_page(report), directory)
-    console().print(how_to_look(publish_views(runs, report.answer), tracking, output_path), soft_wrap=True)
+    with talking_to(server):
+        for experiment_id, experiment_runs in runs.groupby("experiment_id", sort=False):
+            record_report(str(experiment_id), experiment_runs, markdown_page(report), directory)
+        views = publish_views(runs, report.answer)
+    console().print(how_to_look(views, tracking, output_path), soft_wrap=True)
 
 
 def conclude_studies(
@@ -64,12 +71,13 @@ def conclude_studies(
 
     Args:
         studies: Finished runs of each.
-        names: Of the studies; the report goes to `studies/NAME+NAME/` in `output_path`.
+        names: Of the studies; the report goes to `studies/NAME+NAME/` in `output_path`, or to a digest
+            of names that are too many for the name of a folder.
         statistics: How sure a verdict has to be.
         asks: What the question is about; where it does not say, what the runs have recorded of it.
         output_path: The `output_dir`.
     """
-    _conclude_tables([with_answers(runs) for runs in studies], names, statistics, asks, output_path)
+    _conclude_tables([_answered(runs) for runs in studies], names, statistics, asks, output_path)
 
 
 def conclude_snapshots(snapshots: Sequence[Path], statistics: Statistics, asks: Asks, output_path: Path) -> None:
@@ -82,11 +90,22 @@ def conclude_snapshots(snapshots: Sequence[Path], statistics: Statistics, asks: 
     _conclude_tables(tables, [snapshot.stem for snapshot in snapshots], statistics, asks, output_path)
 
 
+def _answered(runs: pd.DataFrame) -> pd.DataFrame:
+    """Recorded runs with their answers; raises `UserError` if a report cannot be made of them."""
+    answered = with_answers(runs)
+    if fault := next(faults(answered), None):
+        raise UserError(
+            f"These runs cannot be compared: the store {fault}. Delete such runs, or compare another study or sweep."
+        )
+    return answered
+
+
 def _conclude_tables(
     tables: Sequence[pd.DataFrame], names: Sequence[str], statistics: Statistics, asks: Asks, output_path: Path
 ) -> None:
     runs = together(tables)
-    directory = output_path / "studies" / "+".join(names)
+    name = "+".join(names)
+    directory = output_path / "studies" / (name if is_short(name) else digest_of(name))
     report = make_report(runs, statistics, WAYS, asks)
     print_report(report, console())
     write_report(report, runs, directory, link=None)

@@ -69,7 +69,9 @@ def newest_runs(study: str) -> pd.DataFrame:
     """The runs of the newest call of a study, in each experiment that has any, with the call's name as `sweep`."""
     runs = _search(f"{Tag.STUDY.column} = '{study}'")
     prefix = f"tags.{SWEEP}"
-    since = runs[[column for column in runs if str(column).startswith(prefix)]].astype(float).dropna(how="all")
+    calls_of = runs[[column for column in runs if str(column).startswith(prefix)]]
+    # On a shared server, anybody can write tags: what is no time is no call.
+    since = calls_of.apply(pd.to_numeric, errors="coerce").astype(float).dropna(how="all")
     found = [runs.iloc[:0].assign(sweep="")]
     for _, calls in since.groupby(runs["experiment_id"]):
         newest = calls.max().idxmax()

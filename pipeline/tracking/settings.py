@@ -52,6 +52,8 @@ class Tracking(Settings):
             "needs tracking.log_model=true, and a name without / and :",
             example="fashion_heads",
         )
+        self.require_short("register_as", "fashion_heads")
+        self.require_short("experiment", "fashion_mnist")
 
     @property
     def is_server(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from pipeline.common.condition import Mode
@@ -37,12 +38,16 @@ def view_tag(key: str, name: str, state: dict[str, Any]) -> tuple[str, str]:
 
 
 def view_names(tags: dict[str, str]) -> dict[str, tuple[str, int]]:
-    """Of the views in an experiment's tags: key to name and time of the last change, in ms since 1970."""
+    """Of the views in an experiment's tags: key to name and time of the last change, in ms since 1970.
+
+    Those of another form, which another version of MLflow or anybody else has written, are left out.
+    """
     found = {}
     for tag, value in tags.items():
         if tag.startswith(VIEW_TAG):
-            envelope = json.loads(value)
-            found[tag.removeprefix(VIEW_TAG)] = (envelope["name"], envelope["updatedAt"])
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
+                envelope = json.loads(value)
+                found[tag.removeprefix(VIEW_TAG)] = (str(envelope["name"]), int(envelope["updatedAt"]))
     return found
 
 

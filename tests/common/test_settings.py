@@ -51,6 +51,12 @@ def test_a_message_has_setting_value_rule_and_remedy() -> None:
     )
 
 
+def test_a_value_of_any_length_makes_one_line() -> None:
+    message = str(Shop(study="a\n\0\udce4" * 1000).error("study", "is unknown", example="heads"))
+    shown = r"a\n\x00\udce4" * 125
+    assert message == f"study={shown}… (4,000 characters): is unknown. Use for example study=heads."
+
+
 def test_counts_have_both_bounds() -> None:
     Basket(apples=2**31 - 1).require_at_least("apples", 1, 2)
     assert "must be at least 4." in _message(lambda: Basket().require_at_least("apples", 4, 5))
@@ -60,9 +66,10 @@ def test_counts_have_both_bounds() -> None:
 def test_names_are_names_and_nothing_else() -> None:
     Shop().require_plain_name("study")
     assert is_plain_name("my study 2")
-    for name in ("", ".", "..", "a/b", "a\\b", "it's", 'a"b', "a`b", "a\0b"):
+    assert is_plain_name("é" * 100)
+    for name in ("", ".", "..", "a/b", "a\\b", "it's", 'a"b', "a`b", "a\0b", "a\nb", "a\udce4b", "é" * 101):
         assert not is_plain_name(name)
-        assert "must be a name without slashes and quotes" in _message(
+        assert "must be a name of at most 200 bytes, without slashes and quotes" in _message(
             lambda name=name: Shop(study=name).require_plain_name("study")
         )
     assert _message(Basket(name="bag").require_own_name) == (

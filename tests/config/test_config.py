@@ -280,6 +280,17 @@ WRONG = [
     (["dataset.version=latest"], "dataset.version=latest: must be null or three numbers"),
     (["tracking.uri='http://[::1'"], "tracking.uri=http://[::1: is not an address: Invalid IPv6 URL"),
     (["tracking.register_as=../x"], "tracking.register_as=../x: needs tracking.log_model=true, and a name without /"),
+    ([f"tracking.register_as={'x' * 201}"], f"tracking.register_as={'x' * 201}: must be a name of at most 200 bytes. "),
+    ([f"tracking.experiment={'x' * 600}"], "x… (600 characters): must be a name of at most 200 bytes. Use for example "
+     "tracking.experiment=fashion_mnist."),
+    (["dataset=image_folder", f"dataset.path={'x' * 201}"], f"dataset.name={'x' * 201}: must be a name of at most"),
+    ([f"output_dir={'x' * 5000}"], "x… (5,000 characters): must have at most 4,096 bytes. Use a shorter text: "
+     "output_dir=TEXT."),
+    (["output_dir='a\nb'"], r"output_dir=a\nb: must be UTF-8 without control characters. Use a text of one line: "),
+    (["tracking.experiment='a\udce4b'"], r"tracking.experiment=a\udce4b: must be UTF-8 without control characters."),
+    (["question='a\0b'"], r"question=a\x00b: must be UTF-8 without control characters."),
+    ([f"head={'x' * 3000}"], "x… (3,000 characters): there is no such option."),
+    ([f"seed={'x' * 3000}"], "x… (3,000 characters): Value"),
     (["arm=../../etc/passwd"], "an option is the name of a file in the folder of its group, not a path"),
     (["head=average_pool", "head.pool_size={a:1}"], "head.pool_size={'a': 1}: must be 'full' or two numbers"),
 ]  # fmt: skip
@@ -295,6 +306,11 @@ def test_wrong_configurations_are_refused(overrides: list[str], message: str, mo
     explained = explain(caught.value)
     assert message in explained
     assert "secret" not in explained
+    assert len(explained) < 2500
+
+
+def test_a_question_may_have_several_lines() -> None:
+    assert typed("question='Why?\nHow?'").question == "Why?\nHow?"
 
 
 def test_the_typed_object_is_the_configuration() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import math
+import os
+import re
 import shutil
+import socket
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +31,7 @@ from pipeline.data import source
 from pipeline.data.batches import Data
 from pipeline.data.image_folder import pixels
 from pipeline.data.natural_sizes import NaturalSplit, to_step
-from pipeline.data.settings import Cache, Corrupt, Dataset, ImageFolder
+from pipeline.data.settings import Cache, Corrupt, Dataset, Duplicates, ImageFolder
 from pipeline.data.splits import DecodedSplit
 from pipeline.data.tf_data import resize
 from pipeline.heads import HEADS
@@ -186,15 +191,13 @@ def test_folders_that_do_not_serve_are_refused(tmp_path: Path) -> None:
     _refused(folder, f"{folder}: train holds no image: there is no .png, .jpg, .jpeg file in a folder of a class. Put")
     _write(folder / "train" / "a" / "1.png", Image.new("L", (4, 4)))
     _refused(folder, f"{folder}: test holds no image")
-    _write(folder / "test" / "a" / "1.PNG", Image.new("L", (4, 4)))
-    _write(folder / "test" / "b" / "1.jpeg", Image.new("L", (4, 4)))
+    _write(folder / "test" / "a" / "1.PNG", Image.new("L", (4, 5)))
+    _write(folder / "test" / "b" / "1.jpeg", Image.new("L", (4, 5)))
     _refused(folder, "train and test hold different classes: one of them alone has b. Give both the same folders of cl")
     (folder / "train" / "b").mkdir()
     _refused(folder, "holds no image of b in train: there is no .png, .jpg, .jpeg file. Put images there, or delete")
     _write(folder / "train" / "b" / "1.jpg", Image.new("L", (4, 4)))
     _load(folder)
-    _write(folder / "more" / "c" / "1.png", Image.new("L", (4, 4)))
-    _refused(folder, "train and more hold different classes: one of them alone has c.")
     _refused(folder, "dataset.test_split=train: is dataset.train_split too", test_split="train")
 
 
@@ -287,6 +290,164 @@ def test_the_digest_is_that_of_the_files(tmp_path: Path) -> None:
     assert _load(folder).train_split.digest != first
 
 
+def _said(folder: Path, caplog: pytest.LogCaptureFixture, **settings: Any) -> tuple[Data, list[str]]:
+    """What is loaded, and what the user is told of it."""
+    source.forget()
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="pipeline"):
+        data = _load(folder, **settings)
+    return data, [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("hidden", ["train/.ipynb_checkpoints", ".thumbnails/dark", "train/dark/._1.png", "__MACOSX/a"])
+def test_what_programs_leave_in_folders_is_left_out(
+    hidden: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = _make_folder(tmp_path / "noise", of_each=1)
+    expected = _load(folder).train_split.digest
+    _write(folder / hidden if hidden.endswith("png") else folder / hidden / "1.png", Image.new("L", (4, 4)))
+    data, said = _said(folder, caplog)
+    assert (data.train_split.digest, data.facts.class_names, said) == (expected, ("bright", "dark"), [])
+
+
+def test_names_that_are_not_utf_8_are_read_and_can_be_written_anywhere(tmp_path: Path) -> None:
+    folder = _make_folder(tmp_path / "noise", of_each=1)
+    for split in ("train", "test"):
+        (folder / split / "dark").rename(os.fsdecode(os.fsencode(folder / split) + b"/d\xe4rk"))
+    file = Path(os.fsdecode(os.fsencode(folder / "train") + b"/d\xe4rk/caf\xe9\n.png"))
+    _write(file, Image.new("RGB", (4, 4)))
+    data = _load(folder, native_size=True)
+    assert (data.facts.class_names, len(data.train_split)) == (("bright", "d\\udce4rk"), 7)
+    assert isinstance(data.train_split, NaturalSplit)
+    assert "train/d\\udce4rk/caf\\udce9\\n.png" in data.train_split.files
+    file.write_bytes(b"")
+    source.forget()
+    _refused(folder, "read as images: train/d\\udce4rk/caf\\udce9\\n.png (it is none of PNG")
+
+
+def test_files_that_have_no_end_are_named_and_not_read(tmp_path: Path) -> None:
+    folder = _make_folder(tmp_path / "noise", of_each=1)
+    dark = folder / "train" / "dark"
+    os.mkfifo(dark / "fifo.png")
+    (dark / "zero.png").symlink_to("/dev/zero")
+    (dark / "nowhere.png").symlink_to("nowhere")
+    (dark / "folder.png").mkdir()
+    with (dark / "huge.png").open("wb") as file:
+        file.truncate(3 * 10**9)
+    with socket.socket(socket.AF_UNIX) as listening, chdir(dark):
+        listening.bind("socket.png")
+    with pytest.raises(ConfigError) as caught:
+        _load(folder)
+    named = dict(re.findall(r"train/dark/(\w+).png \((.*?)\)", str(caught.value)))
+    irregular = dict.fromkeys(("fifo", "zero", "folder", "socket"), "it is no regular file")
+    assert named == {**irregular, "nowhere": "No such file or directory", "huge": "it has 3.0 GB"}
+    assert len(_load(folder, corrupt=Corrupt.skip).train_split) == 6
+
+
+def _without_splits(folder: Path, of_each: int = 10) -> Path:
+    generator = np.random.default_rng(0)
+    for name, count in (("bright", of_each), ("dark", 2 * of_each)):
+        for index in range(count):
+            _write(folder / name / f"{index}.png", _noise(4, 4, name == "bright", generator))
+    return folder
+
+
+def test_the_test_images_of_a_folder_without_splits_are_the_same_for_every_seed(tmp_path: Path) -> None:
+    folder = _without_splits(tmp_path / "noise")
+    _refused(folder, "which has bright, dark. Use dataset.test_fraction=0.2 to test on a fifth of each class")
+    data = [_load(folder, seed, test_fraction=0.2, validation_fraction=0.25, image_size=[4, 4]) for seed in (0, 1)]
+    assert data[0].facts.class_names == ("bright", "dark")
+    for each in data:
+        # A fifth of 10 and 20, and a quarter of the other 8 and 16.
+        assert np.bincount(each.test_split.labels).tolist() == [2, 4]
+        assert np.bincount(each.train_split.labels[each.validation_indices]).tolist() == [2, 4]
+        assert len(each.train_indices) == 18
+    assert not np.array_equal(data[0].validation_indices, data[1].validation_indices)
+    half = _load(folder, test_fraction=0.5)
+    digests = [(each.train_split.digest, each.test_split.digest) for each in (*data, half)]
+    assert digests[0] == digests[1]
+    assert len({*digests[1], *digests[2]}) == 4
+    splits = [split for split in (data[0].train_split, data[0].test_split) if isinstance(split, DecodedSplit)]
+    assert len({image.tobytes() for split in splits for image in split.images}) == 30
+
+
+def test_test_fractions_that_do_not_serve_are_refused_with_one_that_does(tmp_path: Path) -> None:
+    folder = _without_splits(tmp_path / "noise", of_each=2)
+    _refused(folder, "draws 1 of the 6 images of 2 classes", test_fraction=0.1)
+    _refused(folder, "draws 5 of the 6 images of 2 classes", test_fraction=0.9)
+    # 0.2 · 6 = 1.2 would be one image for two classes.
+    _refused(folder, "Use for example dataset.test_fraction=0.333333.", test_fraction=0.9)
+    assert len(_load(folder, test_fraction=0.333333).test_split) == 2
+    (folder / "dark" / "more").mkdir()
+    _write(folder / "rare" / "1.png", Image.new("L", (4, 4)))
+    _refused(folder, "too few are in rare (1). Put more images there, or", test_fraction=0.2)
+    _refused(tmp_path, "too few are in noise (0). Put more images there, or", test_fraction=0.2)
+    with_splits = _make_folder(tmp_path / "splits", of_each=1)
+    _refused(with_splits, "has train and test. Use dataset.test_fraction=null, or dataset.path=", test_fraction=0.2)
+    shutil.rmtree(with_splits / "test")
+    _refused(with_splits, f"dataset.path={with_splits / 'train'} dataset.test_fraction=0.2.")
+    assert len(_load(with_splits / "train", test_fraction=0.34).test_split) == 2
+
+
+def test_a_folder_of_validation_images_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = _make_folder(tmp_path / "noise", of_each=2)
+    without, said = _said(folder, caplog, validation_fraction=0.2)
+    assert (len(without.train_indices), len(without.validation_indices), said) == (10, 2, [])
+    for index in range(3):
+        _write(folder / "Val" / "dark" / f"{index}.png", Image.new("RGB", (4, 4), (index, 0, 0)))
+    for natural in (False, True):
+        data, said = _said(folder, caplog, validation_fraction=0.1, native_size=natural)
+        assert (len(data.train_indices), len(data.validation_indices), len(data.test_split)) == (12, 3, 12)
+        assert data.train_split.labels[data.validation_indices].tolist() == [1, 1, 1]
+        assert said == [
+            "The validation images are those of Val: dataset.validation_fraction draws none from train",
+            "There is no validation image of bright (6 in train).",
+        ]
+    assert data.train_split.digest not in (without.train_split.digest, _load(folder).train_split.digest)
+    data, said = _said(folder, caplog)
+    assert (len(data.train_indices), len(data.validation_indices)) == (12, 0)
+    assert data.train_split.digest == without.train_split.digest
+    assert said == ["dataset.validation_fraction=0: Val is left out"]
+    _refused(
+        folder, "dataset.validation_fraction=0.3: draws validation images from train, and", validation_fraction=0.3
+    )
+    (folder / "valid").mkdir()
+    _refused(folder, "holds Val and valid, and either could be meant for validation", validation_fraction=0.1)
+
+
+def test_other_folders_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = _make_folder(tmp_path / "noise", of_each=1)
+    _write(folder / "more" / "c" / "1.png", Image.new("L", (4, 4)))
+    _, said = _said(folder, caplog)
+    assert said == [f"Left out of {folder}, neither dataset.train_split nor dataset.test_split: more"]
+
+
+def test_images_that_are_trained_and_tested_on_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = _make_folder(tmp_path / "noise", of_each=1)
+    shutil.copy(folder / "train" / "dark" / "6x6_0.png", folder / "test" / "dark" / "copy.png")
+    (folder / "test" / "bright" / "link.png").symlink_to(folder / "train" / "bright" / "6x9_0.png")
+    message = (
+        "2 of the 14 images of test are used in training too: test/bright/link.png is train/bright/6x9_0.png, "
+        "test/dark/copy.png is train/dark/6x6_0.png"
+    )
+    for natural in (False, True):
+        with pytest.raises(ConfigError) as caught:
+            _load(folder, native_size=natural)
+        assert str(caught.value) == (
+            f"dataset.duplicates=refuse: {message}. Delete them in one of the places, or insist with "
+            "dataset.duplicates=allow."
+        )
+    data, said = _said(folder, caplog, duplicates=Duplicates.allow)
+    assert len(data.test_split) == 14
+    assert said[0].startswith("dataset.duplicates=allow: 2 of the 14 images of test are used in training too: test/")
+    (folder / "test" / "dark" / "copy.png").unlink()
+    (folder / "test" / "bright" / "link.png").unlink()
+    _write(folder / "val" / "dark" / "1.png", Image.new("RGB", (4, 4)))
+    shutil.copy(folder / "val" / "dark" / "1.png", folder / "test" / "dark" / "copy.png")
+    _refused(folder, "test/dark/copy.png is val/dark/1.png", validation_fraction=0.1)
+    assert len(_load(folder).test_split) == 13
+
+
 def _order(data: Data, epochs: int, batch_size: int) -> list[list[bytes]]:
     """The images of each batch of all epochs."""
     return [[image.tobytes() for image in images] for images, _ in data.train(batch_size, epochs).as_numpy_iterator()]
@@ -371,7 +532,7 @@ def _folder_of(folder: Path, **images: int) -> Path:
     for name, count in images.items():
         for index in range(count):
             _write(folder / "train" / name / f"{index:03d}.png", Image.new("L", (4, 4)))
-        _write(folder / "test" / name / "0.png", Image.new("L", (4, 4)))
+        _write(folder / "test" / name / "0.png", Image.new("L", (4, 5)))
     return folder
 
 
@@ -475,8 +636,14 @@ def test_images_that_do_not_fit_into_memory_are_refused(folder: Path, monkeypatc
 
 
 def test_files_that_may_not_be_read_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.access", lambda path, mode: path.parent.name != "dark" or path.parent.parent.name == "test")
-    _refused(folder, "holds what is named like an image and is no file that may be read: train/dark/")
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    _refused(folder, "42 of the 42 files of train cannot be read as images: train/")
+    _refused(folder, "_0.png (Permission denied)")
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    _refused(folder, f"dataset.path={folder}: cannot be read: Permission denied. Name another folder, or let yourself")
 
 
 @pytest.mark.long

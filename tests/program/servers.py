@@ -24,7 +24,7 @@ from tests.program.cluster.ports import free_ports
 TRACKING_SERVER = shlex.split(
     "server --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///server.db --artifacts-destination artifacts"
 )
-PATIENT = ("tests.program.with_limits", f"pipeline.tracking.server.replicate.HEALTH_SECONDS={HANG_SECONDS}")
+PATIENT = ("tests.program.with_limits", f"pipeline.tracking.server.talk.HEALTH_SECONDS={HANG_SECONDS}")
 """Before a command of the program: it takes no server for dead that is only slow, as on a busy machine."""
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(HANG_SECONDS)}
 """Environment of such a command, for MLflow's part in it."""

@@ -41,6 +41,7 @@ from pipeline.data.settings import Cache, Dataset, ImageFolder
 from pipeline.data.splits import DecodedSplit
 from pipeline.data.tfds import find_builder
 from pipeline.models.backbones.pretrained import FromModel, KerasApplication
+from pipeline.models.keras_file import MAX_DESCRIPTION, check_keras_file
 from pipeline.tracking.settings import STORE_FILE, Tracking
 from pipeline.tracking.store import experiment_for, open_store
 from pipeline.training.checkpoint import State, capture, load, save
@@ -399,6 +400,18 @@ def test_a_damaged_state_is_named_and_training_begins_anew(
 # Model files, for backbone=from_model and pipeline.convert, and weights files.
 
 
+def test_what_unpacks_to_more_than_there_can_be_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "my.keras"
+    _blanks(path)
+    assert path.stat().st_size < MAX_DESCRIPTION / 500
+    message = _explained(lambda: check_keras_file(path, "model"))
+    assert message.startswith(f"model={path}: holds config.json, which unpacks to 0.1 GB; it may have 0.1 GB. Save")
+    _network(path)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 5000}))
+    message = _explained(lambda: check_keras_file(path, "model"))
+    assert "holds model.weights.h5, which unpacks to 0.0 GB; it may have 0.0 GB. Use a smaller model, or" in message
+
+
 def _cut_weights(path: Path) -> None:
     keras.applications.VGG16(weights=None, include_top=False).save_weights(path)
     _cut(path)
@@ -424,6 +437,12 @@ def _rewritten(name: str, content: Callable[[bytes], bytes | None]) -> Spoil:
     return spoil
 
 
+def _blanks(path: Path) -> None:
+    """A description of the model that unpacks to more than any has."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", b" " * (MAX_DESCRIPTION + 1))
+
+
 def _calls_the_system(config: bytes) -> bytes:
     model = json.loads(config)
     owned = {"module": "os", "class_name": "system", "config": {"command": "touch owned"}, "registered_name": "system"}
@@ -442,6 +461,8 @@ def _calls_the_system(config: bytes) -> bytes:
         lambda path: zipfile.ZipFile(path, "w").close(),
         _rewritten("config.json", lambda config: None),
         _rewritten("config.json", lambda config: b"[]"),
+        _rewritten("config.json", lambda config: b"[" * 100_000 + b"]" * 100_000),
+        _blanks,
         _rewritten("config.json", _calls_the_system),
         _rewritten("model.weights.h5", lambda weights: None),
         _rewritten("model.weights.h5", lambda weights: b""),
@@ -457,6 +478,8 @@ def _calls_the_system(config: bytes) -> bytes:
             "empty zip",
             "no configuration",
             "configuration of another kind",
+            "nested configuration",
+            "blanks",
         ),
         *("calls the system", "no weights", "empty weights", "Lambda"),
     ],

@@ -78,7 +78,7 @@ def test_the_report_is_written_and_recorded_once(study: Path) -> None:
 @pytest.mark.parametrize("sweep", ["../elsewhere", "..", "it's"])
 def test_a_tag_of_a_shared_server_does_not_lead_elsewhere(sweep: str, tmp_path: Path) -> None:
     runs = pd.DataFrame({"run_id": ["1"], "experiment_id": ["1"], "sweep": [sweep]})
-    with pytest.raises(ConfigError, match=f"^sweep={re.escape(sweep)}: must be a name without slashes and quotes"):
+    with pytest.raises(ConfigError, match=f"^sweep={re.escape(sweep)}: must be a name of at most 200 bytes, without"):
         conclude(runs, Statistics(), Asks(), Tracking(), tmp_path / "outputs")
     assert list(tmp_path.iterdir()) == []
 

@@ -24,7 +24,7 @@ from tests.program.servers import PATIENCE, PATIENT, TRACKING_SERVER, Proxy, fre
 
 pytestmark = pytest.mark.slow
 EPOCHS = 80
-HEALTH_SECONDS = "pipeline.tracking.server.replicate.HEALTH_SECONDS"
+HEALTH_SECONDS = "pipeline.tracking.server.talk.HEALTH_SECONDS"
 SILENT_SECONDS = "pipeline.tracking.server.peers.SILENT_SECONDS"
 STUDY = (
     *("pipeline.train", "study=heads", "seed=0", "head=average_pool,global_average_pool"),

@@ -1,6 +1,6 @@
 """A command of the program with other limits than those that it has for its users.
 
-python -m tests.program.with_limits pipeline.tracking.server.replicate.HEALTH_SECONDS=1800 pipeline.train seed=1
+python -m tests.program.with_limits pipeline.tracking.server.talk.HEALTH_SECONDS=1800 pipeline.train seed=1
 """
 
 from __future__ import annotations

@@ -128,6 +128,15 @@ def test_views_of_studies_and_datasets_stay_apart(client: MlflowClient, tmp_path
     assert set(view_names(client.get_experiment(fashion).tags)) == {"all", "study-heads", "study-heads-mean"}
     assert {view.key for view in prepared_views()} == {"study-heads", "study-widths"}
 
+    # Views of another form are somebody else's, and a call that is no time is none.
+    for number, foreign in enumerate(("no JSON", "[]", "7", '{"name": "x"}', '{"name": "x", "updatedAt": "soon"}')):
+        client.set_experiment_tag(digits, f"{VIEW_TAG}study-{number}", foreign)
+    assert {view.key for view in prepared_views()} == {"study-heads", "study-widths"}
+    runs = runs_of_sweep("2")
+    client.set_tag(runs["run_id"].iloc[0], "sweep.9", "x")
+    assert newest_runs("widths")["sweep"].tolist() == ["2", "2"]
+    publish_views(runs)
+
     # The description puts the newest study first and keeps a link to the other one.
     first, second, *_ = client.get_experiment(digits).tags[Tag.DESCRIPTION].split("\n\n")
     assert first.startswith(f"**{QUESTION}** [widths: heads compared](#/experiments/{digits}/runs?")

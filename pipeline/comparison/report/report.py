@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from pipeline.common.errors import UserError
 from pipeline.common.names import QUESTION, Param
 from pipeline.comparison.analysis import Group, analyse
 from pipeline.comparison.arms import common_value
@@ -88,10 +89,15 @@ def make_report(
         ways: The ways to run trained models that there are.
         asks: What the question is about; where it does not say, what the runs have recorded of it.
         warnings: What a reader has to know beside what the runs tell.
+
+    Raises:
+        UserError: There is nothing to compare.
     """
     asks = asked(runs, asks)
     runs, repeats = without_repeats(runs)
     groups = analyse(runs, statistics, asks)
+    if not groups:
+        raise UserError("There is nothing to compare: every training ended early. Use training.prune=false.")
     found = contrasts(runs, statistics, asks)
     return Report(
         title=common_value(runs, Param.QUESTION.column) or QUESTION,

@@ -14,7 +14,8 @@ from pipeline.common.names import Tag
 from pipeline.tracking import store
 from pipeline.tracking.identity import RunIdentity
 from pipeline.tracking.resume import Trained, adopted, same_runs
-from pipeline.tracking.server.replicate import BEAT_SECONDS, is_up
+from pipeline.tracking.server.replicate import BEAT_SECONDS
+from pipeline.tracking.server.talk import ServerError, is_up, talking_to
 
 log = logging.getLogger("pipeline")
 
@@ -31,18 +32,23 @@ def finished_by_peer(identity: RunIdentity) -> Trained | None:
     uri = identity.tracking.uri
     if identity.rerun or not identity.tracking.is_server or uri is None or not is_up(uri):
         return None
-    ours, server = mlflow.MlflowClient(), mlflow.MlflowClient(uri)
     try:
-        experiment_id = store.experiment_id(server, identity.experiment)
-        for run in same_runs(server, experiment_id, identity, "= 'RUNNING'"):
-            if not _is_in(ours, run):
-                log.info("Another machine is at this run, as %s on the server; waiting for it to end.", run.info.run_id)
-                _wait_for_end(server, run)
-        found = same_runs(server, experiment_id, identity, "= 'FINISHED'")
-        return adopted(server, found[0], identity.sweep) if found else None
-    except mlflow.MlflowException as error:
-        log.debug("tracking.uri=%s: %s", uri, error)
+        with talking_to(uri):
+            return _finished_on(mlflow.MlflowClient(uri), identity)
+    except ServerError as error:
+        log.debug("%s", error)
         return None  # Trained without a server, it is trained twice at worst.
+
+
+def _finished_on(server: MlflowClient, identity: RunIdentity) -> Trained | None:
+    ours = mlflow.MlflowClient()
+    experiment_id = store.experiment_id(server, identity.experiment)
+    for run in same_runs(server, experiment_id, identity, "= 'RUNNING'"):
+        if not _is_in(ours, run):
+            log.info("Another machine is at this run, as %s on the server; waiting for it to end.", run.info.run_id)
+            _wait_for_end(server, run)
+    found = same_runs(server, experiment_id, identity, "= 'FINISHED'")
+    return adopted(server, found[0], identity.sweep) if found else None
 
 
 def _is_in(client: MlflowClient, run: Run) -> bool:

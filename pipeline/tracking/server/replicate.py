@@ -11,8 +11,6 @@ import shutil
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -25,10 +23,11 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from pipeline.common.errors import class_and_first_line
+from pipeline.common.errors import UserError, class_and_first_line, excerpt
 from pipeline.common.names import Tag
 from pipeline.tracking import store
 from pipeline.tracking.resume import FOLDER
+from pipeline.tracking.server.talk import is_up, talking_to
 from pipeline.tracking.settings import Tracking
 from pipeline.tracking.whole_models import whole_models
 
@@ -38,21 +37,8 @@ BEAT_SECONDS = 5.0
 """From one update of the copy to the next."""
 LAST_WORDS_SECONDS = 5.0
 """So long a run that was interrupted waits for the server."""
-HEALTH_SECONDS = 2.0
-"""A server that takes longer to say that it is well is not asked for more."""
 BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 """Most entities that MLflow's REST interface takes at once."""
-
-
-def is_up(uri: str) -> bool:
-    """Whether the server can be talked to now."""
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_SECONDS):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code < 500  # One without this page is well, too.
-    except (OSError, ValueError):
-        return False
 
 
 class RunCopy:
@@ -189,9 +175,10 @@ class Replicator(threading.Thread):
         answered = is_up(self._uri)
         try:
             if answered:
-                what()
-        except (MlflowException, OSError) as error:
-            log.debug("tracking.uri=%s: %s", self._uri, error)
+                with talking_to(self._uri):
+                    what()
+        except UserError as error:
+            log.debug("%s", error)
             answered = False
         if self._answered and not answered:
             log.warning("  tracking.uri=%s does not answer; going on, recorded in output_dir", self._uri)
@@ -236,10 +223,11 @@ def replicate_all(uri: str, runs: Iterable[Run], output_path: Path) -> dict[str,
         if not is_up(uri):
             break
         try:
-            with _alone(output_path, run.info.run_id):
+            with _alone(output_path, run.info.run_id), talking_to(uri):
                 copies[run.info.run_id] = replicate(uri, run.info.run_id)
-        except (MlflowException, OSError) as error:
-            log.warning("  %s was not copied to %s: %s", run.info.run_name, uri, class_and_first_line(error))
+        except UserError as error:
+            what = excerpt(class_and_first_line(error.__cause__ or error))
+            log.warning("  %s was not copied to %s: %s", run.info.run_name, uri, what)
     return copies
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -99,6 +99,6 @@ def _wait_until_it_answers(server: subprocess.Popen[bytes], address: str, log: P
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=10):
                 return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
+        except (OSError, http.client.HTTPException):
             time.sleep(0.2)
     raise UserError(f"{address}: the MLflow server does not answer. {log} says why.")
