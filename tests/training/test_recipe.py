@@ -266,7 +266,7 @@ def test_validation_losses_are_those_of_the_labels_as_they_are(digits: Data) -> 
     assert seen[0]["val_loss"] == pytest.approx(cross_entropy(logits, labels), rel=1e-4)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_option_works_with_a_strategy_and_in_half_precision(
     digits: Data, in_precision: Callable[[Precision], None]
 ) -> None:
