@@ -21,7 +21,7 @@ BENCHMARKS = ROOT / "tests" / "benchmarks"
 SCRIPTS = sorted(BENCHMARKS.rglob("*.py"))
 WITH_HELP = (
     *("augmentation_speed.py", "compare_speed.py", "comparison_time.py", "dashboard_speed.py", "probe_speed.py"),
-    *("profile_run.py", "scaling.py", "step_share.py", "study_speed.py", "unguarded.py"),
+    *("frozen_study.py", "profile_run.py", "scaling.py", "step_share.py", "study_speed.py", "unguarded.py"),
 )
 ELSEWHERE = ("lightning", "torch")
 """What the scripts in PyTorch need, in an environment of their own."""

@@ -42,7 +42,9 @@ def explain(error: Exception) -> str:
     if isinstance(error, OSError):
         where = f"{excerpt(str(error.filename))}: " if error.filename else ""
         remedy = "Use an output_dir that can be written to, with room in it: output_dir=PATH."
-        return f"{where}{error.strerror}. {'Use shorter names.' if error.errno == errno.ENAMETOOLONG else remedy}"
+        if error.errno == errno.ENAMETOOLONG:
+            remedy = "Use shorter names, or a shorter output_dir=PATH."
+        return f"{where}{error.strerror}. {remedy}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return _explain_value(cause.full_key, str(error), cause)
     first = excerpt(next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip("."))

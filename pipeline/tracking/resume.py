@@ -21,7 +21,7 @@ from pipeline.common.names import Metric, Param, Tag
 from pipeline.tracking.identity import RunIdentity
 from pipeline.tracking.queries import membership, validation_accuracies
 from pipeline.tracking.store import experiment_for
-from pipeline.training.checkpoint import of_second_stage
+from pipeline.training.state_files import state_files
 
 log = logging.getLogger("pipeline")
 
@@ -73,11 +73,10 @@ def exclusive(output_path: Path, key: str) -> Iterator[Path]:
             f"output_dir={output_path}: {lock_file} cannot be locked: {error}. Use a directory that can be written to."
         ) from error
     with lock:
-        states = (state, of_second_stage(state))
-        for file in states:
+        for file in state_files(state):
             remove_leftovers(file)
         yield state
-        for file in states:
+        for file in state_files(state):
             file.unlink(missing_ok=True)
         # Whoever waits for it will find that the run is finished.
         lock_file.unlink(missing_ok=True)

@@ -35,11 +35,6 @@ class State:
     best_weights: list[np.ndarray]
 
 
-def of_second_stage(state_file: Path) -> Path:
-    """Where the state of a training's second stage is kept, beside that of the first."""
-    return state_file.with_stem(f"{state_file.stem}-second_stage")
-
-
 def capture(model: keras.Model, state: State) -> dict[str, np.ndarray]:
     """The state with all variables of a compiled model and its optimizer, as they are now."""
     arrays = {f"model.{index}": variable.numpy() for index, variable in enumerate(model.variables)}

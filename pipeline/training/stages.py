@@ -11,10 +11,11 @@ import keras
 
 from pipeline.common.errors import suggestion, the_first_of
 from pipeline.data.batches import Data
-from pipeline.training.checkpoint import State, of_second_stage
+from pipeline.training.checkpoint import State
 from pipeline.training.fit import Fit, fit
 from pipeline.training.frozen import Fitting
 from pipeline.training.settings import FineTuning, Training
+from pipeline.training.state_files import state_files
 
 log = logging.getLogger("pipeline")
 
@@ -66,7 +67,7 @@ def fit_in_stages(
         fine_tuning=FineTuning(),
     )
     began = State(first.history, first.best_epoch, model.get_weights())
-    return fit(model, data, second, on_epoch, of_second_stage(state_file), began=began), Fitting(model, data)
+    return fit(model, data, second, on_epoch, state_files(state_file)[1], began=began), Fitting(model, data)
 
 
 def unfreeze(backbone: keras.Model, tuning: FineTuning) -> None:

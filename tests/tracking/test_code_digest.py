@@ -35,7 +35,7 @@ def test_it_is_of_this_code_and_the_same_for_a_copy(package: Path) -> None:
         ("heads/verdict.py", '"""It runs, but', '"""It does run, but'),  # The description of a constant.
         ("heads/average.py", '"must be valid or same"', '"must be either"'),  # The rule of a setting.
         ("heads/average.py", "must fit into the {size_text(native)}", "has to fit into the {size_text(native)}"),
-        ("data/decoded.py", '"%s is damaged (%s)', '"%s is broken (%s)'),  # A log line.
+        ("data/made_once.py", '"%s is damaged (%s)', '"%s is broken (%s)'),  # A log line.
         ("comparison/report/answer.py", "is more accurate than", "is better than"),
         ("tracking/views.py", "learning curves", "curves of learning"),
         ("tracking/run_page.py", "WIDTH = 7.0", "WIDTH = 8.0"),
