@@ -16,6 +16,7 @@ from pipeline.comparison.settings import Asks, Statistics
 from pipeline.study.conclude import conclude
 from pipeline.tracking.settings import Tracking
 from tests.conftest import ROOT, run_program
+from tests.tracking.test_talk import ANSWERS, answering
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +110,18 @@ def test_a_question_about_nothing_is_refused(setting: str, message: str, tmp_pat
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ["no HTTP", "half an answer", "a page", "another form", "a bug"])
+def test_what_is_no_mlflow_server_is_told_in_one_line(answer: str, tmp_path: Path) -> None:
+    with answering(ANSWERS[answer]) as uri:
+        done = run_program(
+            *("pipeline.compare", "study=heads", f"tracking.uri={uri}", f"output_dir={tmp_path}"),
+            cwd=tmp_path,
+            MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+        )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert f"tracking.uri={uri}" in line

@@ -42,7 +42,7 @@ ANSWERS = {
 
 
 @contextmanager
-def _answering(answer: bytes) -> Iterator[str]:
+def answering(answer: bytes) -> Iterator[str]:
     """The address of a server that says the same to everybody."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -88,7 +88,7 @@ def test_what_is_no_mlflow_server_costs_no_run(
     monkeypatch.setattr("pipeline.tracking.server.replicate.is_up", lambda uri: True)
     raised: list[threading.ExceptHookArgs] = []
     monkeypatch.setattr("threading.excepthook", raised.append)
-    with _answering(ANSWERS[answer]) as uri, caplog.at_level(logging.WARNING, "pipeline"):
+    with answering(ANSWERS[answer]) as uri, caplog.at_level(logging.WARNING, "pipeline"):
         run = mlflow.get_run(run_id)
         assert replicate_all(uri, [run], tmp_path) == {}
         (said,) = (record.getMessage() for record in caplog.records if record.name == "pipeline")
@@ -103,7 +103,7 @@ def test_what_is_no_mlflow_server_costs_no_run(
 
 @pytest.mark.parametrize(("answer", "up"), [("no HTTP", False), ("noise", False), ("a bug", False), ("a page", True)])
 def test_what_speaks_no_http_is_not_up(answer: str, up: bool) -> None:
-    with _answering(ANSWERS[answer]) as uri:
+    with answering(ANSWERS[answer]) as uri:
         assert is_up(uri) is up
 
 
