@@ -49,7 +49,7 @@ def identify(config: Config, data: Data, plan: SizePlan, sweep: str | None) -> R
         Param.VALIDATION_EXAMPLES: len(data.validation_indices),
         Param.TEST_EXAMPLES: len(data.test_split),
     }
-    if (field := plan.receptive_field) is not None:
+    if (field := plan.geometry.receptive_field) is not None:
         params |= {Param.RECEPTIVE_FIELD: field.size_text, Param.TOTAL_STRIDE: field.stride_text}
     return RunIdentity(
         key=key,

@@ -163,7 +163,7 @@ class _Measurement:
         map_shape, rebuilt, verdict, seen_fraction, seen_pixels = None, None, Verdict.REFUSES, 0.0, 0.0
         heads: dict[str, Callable[[np.ndarray], tf.Tensor]] = {}
         try:
-            map_shape = self._plan.map_shape(size)
+            map_shape = self._plan.geometry.map_shape(size)
             heads = self._heads_for(map_shape)
             rebuilt = rebuild(self._plan.head, self._head, map_shape, native_map)
             heads[AS_IS] = compiled(rebuilt)
@@ -171,7 +171,7 @@ class _Measurement:
             reason = str(error)
         if rebuilt is not None and map_shape is not None:
             cells = seen_cells(rebuilt, map_shape)
-            seen_fraction, seen_pixels = float(cells.mean()), self._plan.seen_pixels(cells, size)
+            seen_fraction, seen_pixels = float(cells.mean()), self._plan.geometry.seen_pixels(cells, size)
             whole = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
             verdict = whole if seen_fraction == 1 else Verdict.CROPS
             reason = f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts"
@@ -249,7 +249,7 @@ class _Measurement:
 
         images = (self._data.test_split.digest, size_text(size), mode.value, extractor, str(self._probe.seed))
         map_size = size if extractor == AS_IS else self._data.facts.image_size
-        shape = (len(self._labels), *self._plan.map_shape(map_size))
+        shape = (len(self._labels), *self._plan.geometry.map_shape(map_size))
         try:
             kept = self._features.of(images, shape, computed)
         except NoRoomError as error:

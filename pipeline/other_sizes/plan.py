@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-import tensorflow as tf
 
 from pipeline.common.errors import ConfigError, require
 from pipeline.common.size import Size, of_shape, size_text
@@ -19,8 +17,7 @@ from pipeline.heads import HEADS
 from pipeline.heads.base import MEAN, Head
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.base import Backbone, ImageSizeError, ImageTooSmallError
-from pipeline.models.reach import Reach, reach_of
-from pipeline.models.receptive_field import ReceptiveField, receptive_field_of
+from pipeline.models.geometry import geometry_of
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.settings import SizeProbe
 
@@ -58,7 +55,7 @@ class PlannedSize:
 
 
 class SizePlan:
-    """What a head on a backbone will do at any image size; the extractor is built once for all of them.
+    """What a head on a backbone will do at any image size.
 
     Args:
         backbone: The extractor's configuration.
@@ -66,6 +63,7 @@ class SizePlan:
         facts: What both are trained on.
 
     Attributes:
+        geometry: What the backbone makes of images of any size.
         native_map: Height and width of the feature map at the training size.
 
     Raises:
@@ -75,19 +73,9 @@ class SizePlan:
 
     def __init__(self, backbone: Backbone, head: Head, facts: DatasetFacts) -> None:
         self.backbone, self.head, self.facts = backbone, head, facts
-        with tf.device("CPU"):  # Where `reach_of` computes; a GPU's memory is for training.
-            self._extractor = backbone.build(facts.channels)
-        self._map_shapes: dict[Size, tuple[int, int, int]] = {}
-        self.native_map: Size = self.map_shape(facts.image_size)[:2]
-        self._seen_pixels: dict[tuple[bytes, Size], float] = {}
+        self.geometry = geometry_of(backbone, facts.channels)
+        self.native_map: Size = self.geometry.map_shape(facts.image_size)[:2]
         head.check(self.native_map)
-
-    def map_shape(self, size: Size) -> tuple[int, int, int]:
-        """Shape (h, w, F) of the feature map of an image of a size in pixels; for what is raised see `Backbone`."""
-        # A model of any make is run for it.
-        if size not in self._map_shapes:
-            self._map_shapes[size] = self.backbone.map_shape(self._extractor, size)
-        return self._map_shapes[size]
 
     def at(self, size: Size) -> PlannedSize:
         """What will happen to images of a size in pixels.
@@ -98,7 +86,7 @@ class SizePlan:
         """
         head = self.head
         try:
-            map_shape = self.map_shape(size)
+            map_shape = self.geometry.map_shape(size)
         except ImageSizeError as error:
             return PlannedSize(size, None, None, Verdict.REFUSES, 0.0, 0.0, None, str(error))
         require(
@@ -114,14 +102,14 @@ class SizePlan:
         if contract.verdict is not Verdict.REFUSES:
             built = head.build(map_shape, self.facts.classes, trained_on=self.native_map)
             cells = seen_cells(built, map_shape)
-            seen_fraction, seen_pixels = float(cells.mean()), self.seen_pixels(cells, size)
+            seen_fraction, seen_pixels = float(cells.mean()), self.geometry.seen_pixels(cells, size)
             if not math.isclose(seen_fraction, contract.seen_fraction):
                 raise ContractError(
                     f"head={head.name} declares that {contract.seen_fraction:.4f} of a {size_text(map_shape[:2])} map "
                     f"counts; its gradient says {seen_fraction:.4f}"
                 )
         try:
-            parameters = self._extractor.count_params() + head.parameters(map_shape, self.facts.classes)
+            parameters = self.geometry.parameters + head.parameters(map_shape, self.facts.classes)
         except ConfigError:  # A window of fixed size that is larger than this map.
             parameters = None
         return PlannedSize(
@@ -135,29 +123,12 @@ class SizePlan:
             reason=contract.reason,
         )
 
-    def seen_pixels(self, cells: np.ndarray, size: Size) -> float:
-        """Share of the pixels of an image of `size` that some of the cells, bool (H, W), of its map depend on."""
-        # What is planned and what is measured ask for the same, unless they differ.
-        key = cells.tobytes(), size
-        if key not in self._seen_pixels:
-            self._seen_pixels[key] = float(self._reach(cells, size).mean())
-        return self._seen_pixels[key]
-
-    @cached_property
-    def _reach(self) -> Reach:
-        return reach_of(self._extractor)
-
-    @cached_property
-    def receptive_field(self) -> ReceptiveField | None:
-        """What a cell of the map sees; None if that cannot be told."""
-        return receptive_field_of(self._extractor, self._reach)
-
     @property
     def backbone_in_words(self) -> str:
         """The backbone in one sentence without its full stop: what its cells see, and its parameters."""
-        field = self.receptive_field
+        field = self.geometry.receptive_field
         seen = f"{field.in_words(self.facts.image_size)}; " if field else ""
-        return f"{self.backbone.name}: {seen}{self._extractor.count_params():,} parameters"
+        return f"{self.backbone.name}: {seen}{self.geometry.parameters:,} parameters"
 
     def sizes(self, probe: SizeProbe) -> list[PlannedSize]:
         """What will happen at each probed size; for what is raised see `at`."""
@@ -201,7 +172,7 @@ class SizePlan:
             smallest = int(np.argmin(np.minimum(heights, widths)))
             size = int(heights[smallest]), int(widths[smallest])
             try:
-                self.map_shape(size)
+                self.geometry.map_shape(size)
             except ImageTooSmallError as error:
                 raise ConfigError(
                     "dataset.native_size",
