@@ -34,7 +34,7 @@ from pipeline.training.fit import fit
 from pipeline.training.frozen import fitting_of
 from pipeline.training.multi_worker import is_chief
 from pipeline.training.pairing import pairing_of
-from pipeline.training.stages import fit_in_stages
+from pipeline.training.stages import check_layers, fit_in_stages
 
 log = logging.getLogger("pipeline")
 
@@ -81,6 +81,7 @@ def train(
             with strategy.scope():
                 model = build_model(backbone, head, facts.image_shape, facts.classes, config.seed)
                 record.log_pairing(pairing_of(data, model, training.batch_size))
+                check_layers(model, training)
                 made_by = digest_of(code_digest(), repr(config.dataset))
                 directory = config.output_path / "cache" / "features"
                 fitting = fitting_of(model, backbone, training, data, made_by, directory)

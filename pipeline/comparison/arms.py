@@ -128,22 +128,29 @@ def paired_seeds(arms: Mapping[str, pd.DataFrame]) -> tuple[tuple[int, ...], lis
         if missing := everyones - set(runs.index):
             left_out.append(f"{name}: no finished run with seeds {listed(missing)}")
     paired = set()
-    same_origin = (
-        len({tuple(str(runs.iloc[0].get(name)) for name in WEIGHTS_OF_BACKBONE) for runs in arms.values()}) == 1
-    )
-    equal = [tag for tag in PAIRING_TAGS if same_origin or tag is not Tag.INITIAL_BACKBONE]
     for seed in common:
-        facts = {tag: {runs.loc[seed].get(tag.column) for runs in arms.values()} for tag in equal}
+        facts = {
+            tag: {(_origin(tag, runs), runs.loc[seed].get(tag.column)) for runs in arms.values()}
+            for tag in PAIRING_TAGS
+        }
         differing = [
             tag.rpartition(".")[2]
             for tag, digests in facts.items()
-            if len(digests) > 1 or not all(isinstance(digest, str) for digest in digests)
+            if len(digests) > len({origin for origin, _ in digests})
+            or not all(isinstance(digest, str) for _, digest in digests)
         ]
         if differing:
             left_out.append(f"seed {seed}: the runs did not start from the same {', '.join(differing)}")
         else:
             paired.add(seed)
     return tuple(sorted(paired)), left_out
+
+
+def _origin(tag: Tag, runs: pd.DataFrame) -> tuple[str, ...]:
+    """Among arms of one origin a fact has to be equal: of weights, where they come from; all others have one."""
+    if tag is not Tag.INITIAL_BACKBONE:
+        return ()
+    return tuple(str(runs.iloc[0].get(name)) for name in WEIGHTS_OF_BACKBONE)
 
 
 def answers_by_condition(runs: pd.DataFrame, test_height: int | None) -> dict[Condition, np.ndarray]:

@@ -171,7 +171,8 @@ def _differing_counts(runs: pd.DataFrame) -> Iterator[str]:
     counts = runs[columns].map(lambda answers: len(unpack(answers)) if isinstance(answers, bytes) else None)
     kinds = [Tag.BACKBONE.column, Tag.DATASET.column, Param.IMAGE_SIZE.column]
     alike = [arm.index for _, group in runs.groupby(kinds) for _, arm in split_into_arms(group)]
-    paired = [*kinds, Param.SEED.column, *(tag.column for tag in PAIRING_TAGS)]
+    # Arms whose backbones' weights come from different places are paired, too.
+    paired = [*kinds, Param.SEED.column, Tag.SPLIT.column, Tag.BATCHES.column]
     alike += [pairs.index for _, pairs in runs.groupby(paired)]
     for column in columns:
         if any(counts.loc[index, column].nunique() > 1 for index in alike):

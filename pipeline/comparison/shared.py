@@ -9,21 +9,24 @@ import pandas as pd
 
 from pipeline.common.condition import TEST
 from pipeline.common.names import ANSWERS, PAIRING_TAGS, Param, Tag
-from pipeline.comparison.arms import listed
+from pipeline.comparison.arms import WEIGHTS_OF_BACKBONE, listed
 
 
 def together(studies: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The runs of several studies in one table.
 
     A setting that one of them did not record yet, as it came later, tells no arms apart. Those of a head are only where
-    there is such a head.
+    there is such a head, and those that say where a backbone's weights come from only where it has them.
     """
     everywhere = set.intersection(*(set(runs) for runs in studies))
     runs = pd.concat(studies, ignore_index=True)
     kept = [
         column
         for column in runs
-        if column in everywhere or not column.startswith("params.") or column.startswith(("params.head.", "params.arm"))
+        if column in everywhere
+        or not column.startswith("params.")
+        or column.startswith(("params.head.", "params.arm"))
+        or column in WEIGHTS_OF_BACKBONE
     ]
     # Parquet and MLflow have no value in different ways.
     return runs[kept].astype(object).where(runs[kept].notna(), None).copy()

@@ -10,15 +10,16 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pipeline.common.digest import digest_of
-from pipeline.common.files import free_space, is_disk_full
+from pipeline.common.files import INCOMPLETE, free_space, is_disk_full
 from pipeline.data.made_once import begin_array, made_once, open_array
 from pipeline.data.splits import DecodedSplit, ImageSplit
 from pipeline.models.backbones.base import Backbone
@@ -33,7 +34,23 @@ MOST_AT_ONCE = 256
 
 
 class NoRoomError(Exception):
-    """Feature maps do not fit where they would be kept."""
+    """Feature maps do not fit where they would be kept; says why."""
+
+
+def _bytes_in(directory: Path) -> int:
+    """Bytes of all files in a directory, of which some may be gone meanwhile."""
+    total = 0
+    for file in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
+
+
+def _last_used(directory: Path) -> float:
+    try:
+        return directory.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 class FeatureMaps:
@@ -51,6 +68,8 @@ class FeatureMaps:
         self._most_bytes = settings.feature_cache_gb * 1e9
         self._settings, self._backbone, self._directory = settings, backbone, directory
         deciding = dataclasses.asdict(settings) | {"feature_cache_gb": None}
+        if settings.file is not None:  # Its content counts, wherever it lies.
+            deciding |= {"path": None, "weights": None}
         self._made_by = digest_of(
             *(made_by, repr(deciding), keras.config.dtype_policy().name, keras.__version__, tf.__version__),
             # Two files may have the same weights in other layers.
@@ -86,8 +105,7 @@ class FeatureMaps:
             maps: Computes them, batch by batch.
 
         Raises:
-            NoRoomError: They do not fit on the disk, or into what the settings allow.
-            ConfigError: They hold numbers too large for the type that they are kept in.
+            NoRoomError: They do not fit on the disk, into what the settings allow, or into the type they are kept in.
         """
         directory = self._directory / digest_of(self._made_by, *images, str(shape))
         size = math.prod(shape) * self._type.itemsize
@@ -105,27 +123,35 @@ class FeatureMaps:
             if is_disk_full(error):
                 raise NoRoomError(f"{size / 1e6:,.1f} MB (free: {free_space([self._directory])})") from error
             raise
-        os.utime(directory)  # When it was used last.
+        with suppress(FileNotFoundError):  # Another process may have made room already; what is open stays open.
+            os.utime(directory)  # When it was used last.
         self._used.add(directory)
         return kept
 
+    def rounded(self, maps: tf.Tensor) -> tf.Tensor:
+        """Maps as they would be if they were kept, float32; numbers that are too large for that as they are."""
+        kept = tf.cast(tf.cast(maps, tf.as_dtype(self._type)), tf.float32)
+        return tf.where(tf.math.is_finite(kept), kept, tf.cast(maps, tf.float32))
+
     def _make_room(self, size: int) -> None:
-        """Removes those that were used longest ago until `size` bytes more are no more than is allowed in all."""
+        """Removes those that were used longest ago until `size` bytes more are no more than is allowed in all.
+
+        Raises:
+            NoRoomError: They are more beside what this run uses; nothing is removed then.
+        """
         self._directory.mkdir(parents=True, exist_ok=True)
-        kept = [path for path in self._directory.iterdir() if path.is_dir()]
-        bytes_of = {path: sum(file.stat().st_size for file in path.glob("*")) for path in kept}
-        others = sorted(set(kept) - self._used, key=lambda path: path.stat().st_mtime)
-        while sum(bytes_of.values()) + size > self._most_bytes:
-            if not others:
+        # One process at a time; whoever has a set open keeps it until the end.
+        with FileLock(self._directory / "room.lock"):
+            taken = {path: _bytes_in(path) for path in self._directory.iterdir() if path.is_dir()}
+            in_use = sum(taken[path] for path in taken if path in self._used or path.name.startswith(INCOMPLETE))
+            if in_use + size > self._most_bytes:
                 raise NoRoomError(f"{size / 1e6:,.1f} MB (backbone.feature_cache_gb={self._most_bytes / 1e9:g})")
-            oldest = others.pop(0)
-            try:
-                # Whoever has it open keeps it until the end; who is about to open it is waited for by leaving it.
-                with FileLock(oldest.with_name(f"{oldest.name}.lock"), timeout=0):
-                    shutil.rmtree(oldest)
-                    del bytes_of[oldest]
-            except Timeout:
-                continue
+            others = [path for path in taken if path not in self._used and not path.name.startswith(INCOMPLETE)]
+            for oldest in sorted(others, key=_last_used):
+                if sum(taken.values()) + size <= self._most_bytes:
+                    break
+                shutil.rmtree(oldest, ignore_errors=True)
+                del taken[oldest]
 
     def _write(self, directory: Path, shape: tuple[int, ...], maps: Iterable[tf.Tensor]) -> None:
         directory.mkdir()
@@ -133,13 +159,11 @@ class FeatureMaps:
         with (directory / "maps.npy").open("wb") as file:
             begin_array(file, self._type, shape)
             for batch in maps:
-                kept = tf.cast(batch, tf.as_dtype(self._type)).numpy()
-                self._settings.require(
-                    "feature_cache",
-                    bool(np.isfinite(kept).all()),
-                    "cannot hold this backbone's feature maps, which have larger numbers",
-                    "Use backbone.feature_cache=float32 or none.",
-                )
+                whole = tf.cast(batch, tf.float32).numpy()
+                with np.errstate(over="ignore"):
+                    kept = whole.astype(self._type)
+                if np.isinf(kept[np.isfinite(whole)]).any():
+                    raise NoRoomError(f"numbers of up to {np.abs(whole).max():.3g} do not fit into {self._type}")
                 file.write(kept.tobytes())
                 written += len(kept)
         if written != shape[0]:

@@ -59,6 +59,11 @@ def is_graph(model: Any) -> bool:
     return isinstance(model, keras.Function | keras.Sequential)
 
 
+def leaves(model: keras.Model) -> list[keras.Layer]:
+    """The layers of a model, and in their places those of the models within it."""
+    return [inner for layer in model.layers for inner in (leaves(layer) if isinstance(layer, keras.Model) else [layer])]
+
+
 def again(model: keras.Model, inputs: KerasTensor) -> tuple[keras.Model, list[Call]]:
     """Uses each layer of a model again, those of models inside it too, in order.
 

@@ -254,7 +254,7 @@ class _Measurement:
             kept = self._features.of(images, shape, computed)
         except NoRoomError as error:
             log.warning("  maps of %s px are computed for this run alone: there is no room, %s", size_text(size), error)
-            yield from computed()
+            yield from map(self._features.rounded, computed())
             return
         for start in range(0, len(kept), self._batch_size(size)):
             yield kept[start : start + self._batch_size(size)]

@@ -53,7 +53,8 @@ def ender(state: checkpoint.State, first: int, others: Sequence[Sequence[float]]
 
         def stopped(self) -> str:
             """Why it has got no better for long enough; an empty text if it has."""
-            return without_progress(accuracies, patience) if patience and (accuracies := self._accuracies()) else ""
+            accuracies = self._accuracies()
+            return without_progress(accuracies, patience, first) if patience and accuracies else ""
 
         def _accuracies(self) -> list[float]:
             return [metrics["val_accuracy"] for metrics in state.history[first:]]

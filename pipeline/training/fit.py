@@ -63,7 +63,7 @@ def build_optimizer(training: Training, steps: int) -> keras.optimizers.Optimize
 def _learning_rate(training: Training, steps: int) -> Any:
     """The course of the learning rate, or the one that it stays at."""
     rate, schedules = training.learning_rate, keras.optimizers.schedules
-    warmup = round(steps * training.warmup_epochs / training.epochs)
+    warmup = min(round(steps * training.warmup_epochs / training.epochs), steps - 1)
     if training.schedule is Schedule.cosine:
         if warmup == 0:
             return schedules.CosineDecay(rate, decay_steps=steps)

@@ -56,11 +56,20 @@ def fitting_of(
     try:
         train, test = features.split(data.train_split), features.split(data.test_split)
     except NoRoomError as error:
+        # Rounded maps and others are not to be compared.
+        backbone.require(
+            "feature_cache",
+            backbone.feature_cache is FeatureCache.float32,
+            f"keeps feature maps rounded, and there is no room for these: {error}",
+            "Use backbone.feature_cache=float32 or none.",
+        )
         log.warning("  the frozen backbone runs in each step: there is no room for its feature maps, %s", error)
         return whole
     facts = dataclasses.replace(data.facts, image_shape=train.images.shape[1:])
     maps = dataclasses.replace(data, facts=facts, train_split=train, test_split=test)
-    return Fitting(model.get_layer("head"), maps, features)
+    # Not the head itself, which would be recorded within the model with an optimizer of its own.
+    head = model.get_layer("head")
+    return Fitting(keras.Model(head.inputs, head.outputs, name=head.name), maps, features)
 
 
 def _why_not(backbone: keras.Model, training: Training, data: Data) -> str | None:

@@ -11,6 +11,7 @@ import keras
 
 from pipeline.common.errors import suggestion, the_first_of
 from pipeline.data.batches import Data
+from pipeline.models.graph import leaves
 from pipeline.training.checkpoint import State
 from pipeline.training.fit import Fit, fit
 from pipeline.training.frozen import Fitting
@@ -47,14 +48,14 @@ def fit_in_stages(
         How it went, and what the trained model is tested as.
 
     Raises:
-        ConfigError: The backbone has no layer `fine_tuning.from_layer`.
         LossNotFiniteError: The loss is no longer a finite number.
     """
     tuning = training.fine_tuning
-    if tuning.epochs > 0:
-        tuned_layers(model.get_layer("backbone"), tuning)  # A wrong name is told before anything is trained.
     first = fit(fitting.model, fitting.data, training, on_epoch, state_file, others)
     if tuning.epochs == 0:
+        if fitting.model is not model:
+            # What is recorded is the whole model: whoever loads it can evaluate it, as any other.
+            model.compile_from_config(fitting.model.get_compile_config())
         return first, fitting
     done = len(first.history)
     log.info("  fine-tuning from %s on, %d epochs", tuning.from_layer or "the first layer", tuning.epochs)
@@ -67,14 +68,21 @@ def fit_in_stages(
         fine_tuning=FineTuning(),
     )
     began = State(first.history, first.best_epoch, model.get_weights())
-    return fit(model, data, second, on_epoch, state_files(state_file)[1], began=began), Fitting(model, data)
+    result = fit(model, data, second, on_epoch, state_files(state_file)[1], began=began)
+    stopped = "; ".join(reason for reason in (first.stopped, result.stopped) if reason)
+    return dataclasses.replace(result, stopped=stopped), Fitting(model, data)
+
+
+def check_layers(model: keras.Model, training: Training) -> None:
+    """Raises `ConfigError` if fine-tuning is to begin at a layer that the backbone does not have."""
+    tuned_layers(model.get_layer("backbone"), training.fine_tuning)
 
 
 def unfreeze(backbone: keras.Model, tuning: FineTuning) -> None:
     """Lets a backbone be trained from `from_layer` on, but for batch norm: that stays in inference mode."""
     tuned = tuned_layers(backbone, tuning)
     backbone.trainable = True  # Models within it, too.
-    for layer in _layers(backbone):
+    for layer in leaves(backbone):
         layer.trainable = layer in tuned and not isinstance(layer, keras.layers.BatchNormalization)
 
 
@@ -84,7 +92,7 @@ def tuned_layers(backbone: keras.Model, tuning: FineTuning) -> list[keras.Layer]
     Raises:
         ConfigError: It has no such layer.
     """
-    layers = _layers(backbone)
+    layers = leaves(backbone)
     if tuning.from_layer is None:
         return layers
     names = [layer.name for layer in layers]
@@ -96,10 +104,3 @@ def tuned_layers(backbone: keras.Model, tuning: FineTuning) -> list[keras.Layer]
         f"{suggestion(tuning.from_layer, names)}".rstrip(),
     )
     return layers[names.index(tuning.from_layer) :]
-
-
-def _layers(model: keras.Model) -> list[keras.Layer]:
-    """The layers of a model, and in their places those of the models within it."""
-    return [
-        inner for layer in model.layers for inner in (_layers(layer) if isinstance(layer, keras.Model) else [layer])
-    ]

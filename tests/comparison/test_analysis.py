@@ -118,6 +118,10 @@ def test_a_backbone_from_scratch_is_compared_with_a_trained_one_and_another_star
     group = _only(analyse(meant, STATISTICS, ASKS))
     assert [arm.seeds for arm in group.arms] == [(0, 1, 2)] * 3
     assert {each.difference.seeds for each in group.comparisons} == {3}
+    # Two arms of one origin still have to begin with the same.
+    meant.loc[meant["tags.head"] == "flatten_dense", "tags.pairing.backbone"] = "weights of another file of that name"
+    group = _only(analyse(meant, STATISTICS, ASKS))
+    assert group.left_out[0] == "seed 0: the runs did not start from the same backbone"
 
 
 def test_unpaired_and_missing_runs_are_named_and_not_compared() -> None:

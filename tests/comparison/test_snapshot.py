@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 
 from pipeline.common.errors import ConfigError
+from pipeline.common.names import Tag
+from pipeline.comparison.arms import newest_of_each_seed, paired_seeds, split_into_arms
+from pipeline.comparison.shared import together
 from pipeline.comparison.snapshot import read_snapshot, write_snapshot
 from tests.comparison.studies import study
 from tests.conftest import ROOT, run_program
@@ -50,3 +53,16 @@ def test_a_file_that_is_no_snapshot_is_named(tmp_path: Path) -> None:
             content.to_parquet(path)
         with pytest.raises(ConfigError, match=f"snapshot={path}: (cannot be read|has no answers.test, metrics)"):
             read_snapshot(path)
+
+
+def test_a_study_of_backbones_keeps_its_pairs_beside_one_that_knew_no_such_setting() -> None:
+    """What says where weights come from stays, though the older snapshot has nothing of it."""
+    transfer, older = (
+        read_snapshot(ROOT / "experiments" / "study" / f"{name}.parquet")
+        for name in ("transfer", "train_at_many_sizes")
+    )
+    for table in (transfer, together([transfer, older])):
+        of_digits = table[(table[Tag.DATASET.column] == "digits") & (table[Tag.BACKBONE.column] == "from_model")]
+        arms, _ = newest_of_each_seed(split_into_arms(of_digits))
+        assert sorted(arms) == ["fine_tuned", "from_scratch", "frozen"]
+        assert paired_seeds(arms) == ((0, 1, 2, 3, 4), [])

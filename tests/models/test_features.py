@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.common.errors import ConfigError
 from pipeline.data.splits import DecodedSplit
 from pipeline.models.backbones.base import FeatureCache
 from pipeline.models.backbones.small import SmallFcn
@@ -69,24 +68,34 @@ def test_what_decides_a_map_decides_whether_it_is_computed(other: str, tmp_path:
     assert len(_sets(tmp_path)) == 2
 
 
-def test_maps_used_longest_ago_make_room_and_those_of_this_run_never(tmp_path: Path) -> None:
+def test_maps_used_longest_ago_make_room_and_what_is_in_use_stays(tmp_path: Path) -> None:
     # Room for two and a half: 768,000 bytes.
-    kept = FeatureMaps(_settings(gigabytes=2.5 * BYTES / 1e9), _built(), "code", tmp_path)
+    def features() -> FeatureMaps:
+        return FeatureMaps(_settings(gigabytes=2.5 * BYTES / 1e9), _built(), "code", tmp_path)
 
-    def compute(name: str, features: FeatureMaps = kept) -> Path:
+    def compute(name: str, features: FeatureMaps, images: int = 600) -> Path:
         before = set(_sets(tmp_path))
-        features.of((name,), (600, 4, 4, 8), lambda: iter([tf.zeros((600, 4, 4, 8))]))
+        features.of((name,), (images, 4, 4, 8), lambda: iter([tf.zeros((images, 4, 4, 8))]))
         (made,) = set(_sets(tmp_path)) - before
         return made
 
-    first, second = compute("first"), compute("second")
+    own = features()
+    first, second = compute("first", own), compute("second", own)
     for age, path in ((100, second), (50, first)):
         os.utime(path, (path.stat().st_atime, path.stat().st_mtime - age))
     with pytest.raises(NoRoomError, match=r"0\.3 MB \(backbone\.feature_cache_gb=0\.000768\)"):
-        compute("third")
-    later = FeatureMaps(_settings(gigabytes=2.5 * BYTES / 1e9), _built(), "code", tmp_path)
-    third = compute("third", later)
+        compute("third", own)
+    with pytest.raises(NoRoomError, match=r"0\.8 MB"):  # It never fits: nothing makes room for it.
+        compute("too large", features(), images=1600)
+    assert set(_sets(tmp_path)) == {first, second}
+    third = compute("third", features())
     assert set(_sets(tmp_path)) == {first, third}
+    # What another process is writing counts, and is no one's to remove.
+    writing = tmp_path / "incomplete-x" / "x"
+    writing.mkdir(parents=True)
+    (writing / "maps.npy").write_bytes(bytes(BYTES))
+    fourth = compute("fourth", features())
+    assert set(_sets(tmp_path)) == {fourth, writing.parent}
 
 
 def test_numbers_too_large_for_float16_are_refused_and_leave_nothing(tmp_path: Path) -> None:
@@ -94,10 +103,12 @@ def test_numbers_too_large_for_float16_are_refused_and_leave_nothing(tmp_path: P
     largest = 65504.0  # 2¹⁶ − 2⁵
     kept = half.of(("within",), (1, 1, 1, 1), lambda: [tf.fill((1, 1, 1, 1), largest)])
     assert (str(kept.dtype), kept.item()) == ("float16", largest)
-    with pytest.raises(
-        ConfigError, match=r"backbone\.feature_cache=float16: cannot hold .* Use backbone.feature_cache=float32"
-    ):
+    with pytest.raises(NoRoomError, match=r"numbers of up to 6\.55e\+04 do not fit into float16"):
         half.of(("beyond",), (1, 1, 1, 1), lambda: [tf.fill((1, 1, 1, 1), 65536.0)])
+    # 0.1 is between two of them; what is beyond stays as it is, and so does what never was a number.
+    assert half.rounded(tf.constant([0.1, 65536.0, np.nan])).numpy() == pytest.approx(
+        [np.float16(0.1), 65536.0, np.nan], abs=0, nan_ok=True
+    )
     assert len(_sets(tmp_path)) == 1
 
 

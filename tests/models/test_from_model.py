@@ -31,6 +31,7 @@ from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.base import ImageSizeError
 from pipeline.models.backbones.pretrained import FromModel
 from pipeline.models.build import build_model
+from pipeline.models.graph import leaves
 from pipeline.other_sizes.measure import check_plan, measure_sizes
 from pipeline.other_sizes.plan import SizePlan
 from pipeline.other_sizes.settings import SizeProbe
@@ -165,6 +166,15 @@ def test_at_another_size_it_is_the_model_built_for_that_size(tmp_path: Path) -> 
     own = keras.Model(larger.input, larger.get_layer("last").output)
     images = pixels(2, 37, 50, 1)
     assert relative_difference(built(images), own(images.astype(np.float32))) < 1e-6
+
+
+def test_the_scale_of_pixels_is_no_weight_that_is_drawn_anew(tmp_path: Path) -> None:
+    scaling = layers.Normalization(axis=None)
+    scaling.adapt(np.array([0.0, 200.0]))  # Mean 100, variance 100².
+    path = saved(functional(lambda x: layers.Dense(3)(layers.GlobalAveragePooling2D()(stem(scaling(x))))), tmp_path)
+    fresh = FromModel(path=path, fresh_weights=True).build(channels=1)
+    (kept,) = [layer for layer in leaves(fresh) if isinstance(layer, layers.Normalization)]
+    assert kept(np.array([[300.0]])).numpy().item() == pytest.approx((300 - 100) / 100)
 
 
 @pytest.mark.parametrize("make", [sequential, nested], ids=["sequential", "nested"])

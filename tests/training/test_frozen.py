@@ -11,6 +11,7 @@ import mlflow
 import numpy as np
 import pytest
 
+from pipeline.common.errors import ConfigError
 from pipeline.data import source
 from pipeline.data.batches import Data
 from pipeline.data.settings import Cache, Dataset
@@ -57,7 +58,7 @@ def _history(model: keras.Model, data: Data) -> list[float]:
 def test_a_head_learns_the_same_of_kept_maps(digits: Data, tmp_path: Path) -> None:
     whole = _model()
     kept = fitting_of(model := _model(), FROZEN, TRAINING, digits, "code", tmp_path)
-    assert kept.model is model.get_layer("head")
+    assert [id(variable) for variable in kept.model.variables] == [id(v) for v in model.get_layer("head").variables]
     assert kept.data.facts.image_shape == (4, 4, 8)
     histories = [_history(whole, digits), _history(kept.model, kept.data)]
     assert histories[0] == pytest.approx(histories[1], abs=1e-5)
@@ -135,6 +136,12 @@ def test_without_room_the_whole_is_fitted(digits: Data, tmp_path: Path, caplog: 
     assert _fitting(digits, tmp_path, small).data is digits
     # 1,437 maps of 4×4 cells with 8 channels of 4 bytes: 735,744.
     assert "there is no room for its feature maps, 0.7 MB (backbone.feature_cache_gb=1e-06)" in caplog.text
+
+
+def test_rounded_maps_without_room_are_refused_and_not_mixed_with_others(digits: Data, tmp_path: Path) -> None:
+    small = dataclasses.replace(FROZEN, feature_cache_gb=1e-6, feature_cache=FeatureCache.float16)
+    with pytest.raises(ConfigError, match=r"feature_cache=float16: keeps feature maps rounded, and there is"):
+        _fitting(digits, tmp_path, small)
 
 
 FACTS_OF_THE_MACHINE = ("train/images_per_second", "cost/ms_per_image")

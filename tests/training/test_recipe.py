@@ -280,3 +280,18 @@ def test_every_option_works_with_a_strategy_and_in_half_precision(
     # Sums in another order, and steps of Adam, which divide by the gradient's size.
     assert trained(strategy=Strategy.mirrored).validation_accuracy == pytest.approx(plain.validation_accuracy, abs=0.1)
     assert trained(precision=Precision.mixed_float16).validation_accuracy > 0.2
+
+
+def test_a_warm_up_leaves_a_step_for_what_comes_after() -> None:
+    # round(10 · 4.99 / 5) = 10 of 10 steps, of which 9 are left: 9/9 of the rate at the last.
+    rate = build_optimizer(Training(epochs=5, warmup_epochs=4.99, learning_rate=0.1), steps=10)._learning_rate
+    assert [float(rate(step)) for step in (0, 9)] == pytest.approx([0, 0.1])
+    # One step in all: there is no warm-up.
+    assert float(build_optimizer(Training(epochs=1, warmup_epochs=0.9), steps=1)._learning_rate(0)) == pytest.approx(
+        3e-3
+    )
+
+
+def test_epochs_of_an_earlier_stage_count_in_the_text_alone() -> None:
+    said = "after epoch 14: 3 epochs without a validation accuracy above 0.5000, that of epoch 11"
+    assert without_progress([0.5, 0.4, 0.4, 0.4], patience=3, before=10) == said

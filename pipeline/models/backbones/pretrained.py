@@ -115,7 +115,8 @@ class FromModel(Backbone):
         layer: Name of the layer to cut after; null for the last feature map.
         scale: The model gets pixels · scale + offset; 1/255 = 0.003922 if it was trained on numbers from 0 to 1.
         offset: See `scale`.
-        fresh_weights: Draw all weights anew by the run's seed: the same layers from scratch, to compare with.
+        fresh_weights: Draw all weights anew by the run's seed: the same layers from scratch, to compare with. The scale
+            of `Normalization` layers stays; an initializer with a seed of its own draws by that.
     """
 
     name: str = "from_model"
@@ -152,7 +153,7 @@ class FromModel(Backbone):
 
         extractor = extractor_of(self.file, self.layer)
         if self.fresh_weights:
-            extractor = keras.models.clone_model(extractor)
+            extractor = _with_fresh_weights(extractor)
         # In float32 under any precision: the weights were trained on exact pixels.
         x = keras.layers.Rescaling(self.scale, self.offset, dtype="float32")(images)
         channels, wanted = images.shape[-1], extractor.input_shape[-1]
@@ -179,3 +180,17 @@ class FromModel(Backbone):
                 "Use images of another size (dataset.image_size), or cut the model earlier (backbone.layer).",
             ) from error
         return shape
+
+
+def _with_fresh_weights(extractor: keras.Model) -> keras.Model:
+    import keras
+
+    from pipeline.models.graph import leaves
+
+    fresh = keras.models.clone_model(extractor)
+    for old, new in zip(leaves(extractor), leaves(fresh), strict=True):
+        if isinstance(old, keras.layers.Normalization) and old.weights:
+            # How pixels are scaled is nothing that is learned from classes.
+            new.set_weights(old.get_weights())
+            new.finalize_state()
+    return fresh
