@@ -44,9 +44,9 @@ def made_once(
             except (OSError, EOFError, ValueError) as error:
                 log.warning("%s is damaged (%s): %s", directory, class_and_first_line(error), again)
                 if directory.is_dir():
-                    shutil.rmtree(directory)
+                    shutil.rmtree(directory, ignore_errors=True)  # Or removed meanwhile, to make room.
                 else:
-                    directory.unlink()
+                    directory.unlink(missing_ok=True)
         remove_leftovers(directory)
         if size > shutil.disk_usage(directory.parent).free:  # Not after writing for an hour.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
