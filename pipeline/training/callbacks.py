@@ -53,8 +53,9 @@ def ender(state: checkpoint.State, first: int, others: Sequence[Sequence[float]]
 
         def stopped(self) -> str:
             """Why it has got no better for long enough; an empty text if it has."""
-            accuracies = self._accuracies()
-            return without_progress(accuracies, patience, first) if patience and accuracies else ""
+            if not patience or not (accuracies := self._accuracies()):
+                return ""
+            return without_progress(accuracies, patience, first)
 
         def _accuracies(self) -> list[float]:
             return [metrics["val_accuracy"] for metrics in state.history[first:]]
