@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.common.condition import AS_IS, Mode
+from pipeline.common.errors import UserError
 from pipeline.common.size import Size, size_text
 from pipeline.data.batches import Data
 from pipeline.heads.base import Head
@@ -109,10 +110,22 @@ def measure_sizes(
         features: Where its backbone's feature maps are kept; None computes them.
 
     Raises:
+        UserError: The training has left nothing of a kernel of the head.
         ContractError: A rebuilt model answers with something else than finite numbers.
     """
+    _check_kernels(model.get_layer("head"))
     measurement = _Measurement(model, plan, probe, data, test_logits, test_labels, features)
     return [measurement.at(size) for size in probe.image_sizes(data.facts.image_size)]
+
+
+def _check_kernels(head: keras.Model) -> None:
+    """Raises `UserError` if a kernel holds nothing but zeros: no cell of a map counts then, whatever the head is."""
+    for weight in head.trainable_weights:
+        if weight.name.endswith("kernel") and not np.any(weight.numpy()):
+            raise UserError(
+                f"All numbers of {weight.path} are 0 after the training: the logits no longer depend on the image. Use "
+                "a smaller training.weight_decay or training.learning_rate."
+            )
 
 
 class _Measurement:

@@ -248,6 +248,13 @@ class Training(Settings):
             "Use training.optimizer=adamw or training.optimizer=sgd.",
         )
         self.require(
+            "weight_decay",
+            self.weight_decay * self.learning_rate < 1,
+            f"must be less than 1 / training.learning_rate, {1 / self.learning_rate:.3g}: a step takes their product "
+            "away of each kernel",
+            example=min(0.05, 0.5 / self.learning_rate),
+        )
+        self.require(
             "warmup_epochs",
             0 <= self.warmup_epochs < self.epochs,
             f"must lie in [0, {self.epochs}): fewer than training.epochs",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.common.condition import Mode
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ConfigError, UserError
 from pipeline.common.size import Size
 from pipeline.data import source
 from pipeline.data.batches import Data
@@ -160,6 +160,16 @@ def test_a_disagreement_fails_loudly(digits: Data) -> None:
         check_plan(head, planned, with_other(seen_fraction=0.5))
     with pytest.raises(ContractError, match=r"measured crops with 0.6400 and 0.5000"):
         check_plan(head, planned, with_other(seen_pixels=0.5))
+
+
+def test_a_head_of_which_nothing_is_left_is_told(digits: Data) -> None:
+    head = GlobalAveragePool()
+    model = _model(head)
+    kernel, bias = model.get_layer("head").get_weights()
+    model.get_layer("head").set_weights([kernel * 0, bias])
+    plan = SizePlan(SmallFcn(), head, digits.facts)
+    with pytest.raises(UserError, match=r"kernel are 0 after the training: .* smaller training\.weight_decay or train"):
+        measure_sizes(model, plan, SizeProbe(sizes=[20]), digits, np.zeros((360, 10)), np.zeros(360))
 
 
 @pytest.mark.long
