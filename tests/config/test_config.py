@@ -171,8 +171,8 @@ WRONG = [
     (["training.weight_decay=inf", "training.optimizer=sgd"], "training.weight_decay=inf: must be a number of at "
      "least 0"),
     (["training.weight_decay=500", "training.optimizer=sgd", "training.learning_rate=0.002"], "training.weight_decay="
-     "500.0: must be less than 1 / training.learning_rate, 500: a step takes their product away of each kernel. Use for "
-     "example training.weight_decay=0.05."),
+     "500.0: must be less than 1 / training.learning_rate, 500: a step takes their product away of each kernel. Use "
+     "for example training.weight_decay=0.05."),
     (["training.weight_decay=0.1"], "training.weight_decay=0.1: cannot be with training.optimizer=adam, whose steps "
      "have none. Use training.optimizer=adamw or training.optimizer=sgd."),
     (["training.warmup_epochs=-1"], "training.warmup_epochs=-1.0: must lie in [0, 10): fewer than training.epochs"),
