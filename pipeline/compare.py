@@ -28,7 +28,7 @@ def main(composed: DictConfig) -> None:
         conclude_snapshots(list(map(absolute, config.snapshots)), config.statistics, config.asks, config.output_path)
         return
     open_store(config.tracking, config.output_path, create=False)
-    with talking_to(config.tracking.uri if config.tracking.is_server else None):
+    with talking_to(config.tracking.server):
         ended = [_finished_runs(config, study) for study in config.studies]
     if len(ended) == 1:
         conclude(ended[0], config.statistics, config.asks, config.tracking, config.output_path)

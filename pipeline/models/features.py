@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import logging
 import math
 import os
@@ -18,11 +17,12 @@ import numpy as np
 import tensorflow as tf
 from filelock import FileLock
 
-from pipeline.common.digest import digest_of
+from pipeline.common.digest import digest_of, file_digest
 from pipeline.common.files import INCOMPLETE, free_space, is_disk_full
 from pipeline.data.made_once import begin_array, made_once, open_array
 from pipeline.data.splits import DecodedSplit, ImageSplit
 from pipeline.models.backbones.base import Backbone
+from pipeline.models.geometry import geometry_of
 from pipeline.models.predict import compiled
 
 log = logging.getLogger("pipeline")
@@ -73,7 +73,7 @@ class FeatureMaps:
         self._made_by = digest_of(
             *(made_by, repr(deciding), keras.config.dtype_policy().name, keras.__version__, tf.__version__),
             # Two files may have the same weights in other layers.
-            *(() if settings.file is None else (hashlib.sha256(settings.file.read_bytes()).hexdigest(),)),
+            *(() if settings.file is None else (file_digest(settings.file),)),
             *backbone.get_weights(),
         )
         self._used: set[Path] = set()
@@ -90,7 +90,7 @@ class FeatureMaps:
             for images, _ in split.in_order(np.arange(len(split)), batch_size).as_numpy_iterator():
                 yield extract(images)
 
-        shape = self._settings.map_shape(self._backbone, (height, width))
+        shape = geometry_of(self._settings, self._backbone.input_shape[-1]).map_shape((height, width))
         kept = self.of((split.digest, f"{height}×{width}"), (len(split), *shape), maps)
         return DecodedSplit(split.name, split.digest, kept, split.labels)
 

@@ -50,14 +50,13 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: T
     # On a shared server, anybody can write tags.
     require(is_plain_name(sweep), "sweep", sweep, PLAIN_NAME, "Use another sweep.")
     directory = output_path / "studies" / sweep
-    server = tracking.uri if tracking.is_server else None
-    with talking_to(server):
+    with talking_to(tracking.server):
         compared = _answered(runs)
     report = make_report(compared, statistics, WAYS, asks, seeds_added_after_a_look(runs))
     print_report(report, console())
     write_report(report, compared, directory, lambda run_id: run_link(address, experiments[run_id], run_id))
     _tell_where(directory)
-    with talking_to(server):
+    with talking_to(tracking.server):
         for experiment_id, experiment_runs in runs.groupby("experiment_id", sort=False):
             record_report(str(experiment_id), experiment_runs, markdown_page(report), directory)
         views = publish_views(runs, report.answer)

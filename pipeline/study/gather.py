@@ -26,9 +26,9 @@ def gathered(runs: pd.DataFrame, tracking: Tracking, output_path: Path) -> tuple
         Where all can be read: the server, or the store in `output_path` if the server has not taken all of them; then
         the command ends in failure. And the ids of the copies by those of the runs.
     """
-    if tracking.uri is None or not tracking.is_server:
+    if tracking.server is None:
         return tracking, {}
-    copies = replicate_all(tracking.uri, entities(runs), output_path)
+    copies = replicate_all(tracking.server, entities(runs), output_path)
     if len(copies) < len(runs):
         SESSION.fail_at_end(
             f"tracking.uri={tracking.uri}: the MLflow server has {len(copies)} of these {len(runs)} runs; all of them "

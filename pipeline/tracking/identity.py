@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.common.digest import digest_of
+from pipeline.common.digest import digest_of, file_digest
 from pipeline.common.names import INDIFFERENT, Param
 from pipeline.tracking.code_digest import code_digest
 from pipeline.tracking.settings import Tracking
@@ -68,7 +67,7 @@ def run_key(settings: Mapping[str, Any], weights: Path | None, data: Data) -> st
     identity = {
         "settings": {name: value for name, value in settings.items() if not name.startswith(indifferent)},
         "code": code_digest(),
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None,
+        "weights": file_digest(weights) if weights else None,
         "data": [data.facts.version, data.train_split.digest, data.test_split.digest],
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }

@@ -60,6 +60,11 @@ class Tracking(Settings):
         """Whether the store is behind a server, which may not answer."""
         return self.uri is not None and self.uri.startswith(("http://", "https://"))
 
+    @property
+    def server(self) -> str | None:
+        """Address of the server that the store is behind; None where it is on this machine."""
+        return self.uri if self.is_server else None
+
     def require_results(self, output_path: Path) -> None:
         """Raises `ConfigError` if results are to be read from `output_path`, and there are none."""
         require(

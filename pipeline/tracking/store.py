@@ -27,8 +27,8 @@ def store_uri(tracking: Tracking, output_path: Path) -> str:
 
 def server_address(tracking: Tracking, port: int = DASHBOARD_PORT) -> str:
     """Where a browser finds the dashboard: the tracking server, or the one that `pipeline.dashboard` starts."""
-    if tracking.uri is not None and tracking.is_server:
-        return tracking.uri.rstrip("/")
+    if tracking.server is not None:
+        return tracking.server.rstrip("/")
     return f"http://127.0.0.1:{port}"
 
 

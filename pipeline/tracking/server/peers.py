@@ -29,8 +29,8 @@ def finished_by_peer(identity: RunIdentity) -> Trained | None:
     Waits for one that is going on there. One that has fallen silent is marked as killed, and None returned: the state
     of its training is where this machine cannot read it.
     """
-    uri = identity.tracking.uri
-    if identity.rerun or not identity.tracking.is_server or uri is None or not is_up(uri):
+    uri = identity.tracking.server
+    if identity.rerun or uri is None or not is_up(uri):
         return None
     try:
         with talking_to(uri):

@@ -247,9 +247,9 @@ def following(tracking: Tracking, output_path: Path) -> Iterator[Callable[[str],
         replicators: list[Replicator] = []
 
         def follow(run_id: str) -> None:
-            if tracking.uri is not None and tracking.is_server:
+            if tracking.server is not None:
                 stack.enter_context(_alone(output_path, run_id))
-                replicators.append(Replicator(tracking.uri, run_id))
+                replicators.append(Replicator(tracking.server, run_id))
 
         patience = None
         try:
