@@ -6,27 +6,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
-from rich.table import Table
 
 from pipeline.cli.command import command
 from pipeline.cli.terminal import console, import_tensorflow
 from pipeline.common.size import size_text
+from pipeline.common.table import Table, for_terminal
 from pipeline.config import Config, to_typed
 
 if TYPE_CHECKING:
-    from pipeline.data.facts import DatasetFacts
     from pipeline.other_sizes.plan import PlannedSize
 
 
-def plan_table(config: Config, facts: DatasetFacts, planned: Sequence[PlannedSize]) -> Table:
-    """The plan as a table, a row for each image size."""
-    trained = f"trained on {facts.name} at {facts.trained_size} px"
-    table = Table(title=f"{config.head.name} on {config.backbone.name}, {trained}")
-    numbers = ("seen of\nthe map", "seen of\nthe image", "parameters*")
-    for heading in ("image / px", "feature\nmap", "collapsed\nto", "verdict", *numbers, "why"):
-        table.add_column(heading, justify="right" if heading in numbers else "left")
-    for plan in planned:
-        table.add_row(
+def plan_table(planned: Sequence[PlannedSize]) -> Table:
+    """A row for each image size."""
+    rows = [
+        (
             size_text(plan.size),
             size_text(plan.map_size) if plan.map_size else "-",
             size_text(plan.collapsed) if plan.collapsed else "-",
@@ -36,8 +30,14 @@ def plan_table(config: Config, facts: DatasetFacts, planned: Sequence[PlannedSiz
             f"{plan.parameters:,}" if plan.parameters else "-",
             plan.reason,
         )
-    table.caption = "* of a model built for images of that size from scratch"
-    return table
+        for plan in planned
+    ]
+    numbers = (">seen of the map", ">seen of the image", ">parameters*")
+    return Table(
+        ("image / px", "feature map", "collapsed to", "verdict", *numbers, "why"),
+        tuple(rows),
+        "* of a model built for images of that size from scratch",
+    )
 
 
 @command("plan")
@@ -54,7 +54,11 @@ def main(composed: DictConfig) -> None:
     plan = SizePlan(backbone, config.head, facts)
     plan.check_training(config.training.sizes)
     console().print(f"{plan.backbone_in_words}.", soft_wrap=True)
-    console().print(plan_table(config, facts, plan.sizes(config.size_probe)))
+    table = plan_table(plan.sizes(config.size_probe))
+    trained = f"trained on {facts.name} at {facts.trained_size} px"
+    title = f"{config.head.name} on {config.backbone.name}, {trained}"
+    terminal = console()
+    terminal.print(for_terminal(table, title, terminal.width))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ class Tag(Recorded):
     HEARTBEAT = "heartbeat"
     """Of a run on a server: changes while the process at it is alive."""
     COLOR = "mlflow.runColor"
+    RUN_NAME = "mlflow.runName"
     DESCRIPTION = "mlflow.note.content"
     """Of an experiment or a run: Markdown that its page shows."""
 

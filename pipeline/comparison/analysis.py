@@ -24,6 +24,7 @@ from pipeline.common.size import TrainedSize, recorded_size
 from pipeline.comparison.arms import (
     Arm,
     answers_by_condition,
+    colors,
     newest_of_each_seed,
     paired_seeds,
     size_verdicts,
@@ -162,11 +163,12 @@ def _group(runs: pd.DataFrame, statistics: Statistics) -> Group:
         left_out.append(
             f"{len(seeds) or 'no'} seed in common: nothing can be said about other trainings; at least 2 are needed"
         )
+    color_of = colors(by_arm)
     arms = tuple(
         Arm(
             name=name,
             head=str(arm[Tag.HEAD.column].iloc[0]),
-            color=str(arm[Tag.COLOR.column].iloc[0]),
+            color=color_of[name],
             seeds=tuple(int(seed) for seed in arm.index),
             runs=arm,
             answers=answers[name],

@@ -19,6 +19,12 @@ from pipeline.heads.verdict import Verdict
 WEIGHTS_OF_BACKBONE = tuple(f"params.backbone.{name}" for name in ("path", "weights", "fresh_weights"))
 """Columns that say where a backbone's first weights come from."""
 
+PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"),
+    *("#56B4E9", "#882255", "#332288", "#999933", "#000000"),
+)
+"""Colours of arms that share a head: those of Okabe and Ito (2008), and of Tol (2021), that stay apart for all eyes."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -27,7 +33,7 @@ class Arm:
     Attributes:
         name: Of the arm, or of its head and what else tells it apart.
         head: Name of its head.
-        color: Of its head in charts.
+        color: In charts and in the dashboard, see `colors`.
         seeds: Whose runs are compared, ascending.
         runs: These, in the order of `seeds`.
         answers: By condition, bool (seeds, images): right or wrong. Conditions that the head refuses are not there.
@@ -95,6 +101,13 @@ def split_into_arms(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
             ]
             labelled.append((" ".join([*label, *differences]), arm))
     return labelled
+
+
+def colors(arms: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """Colours of arms by name: of their heads where each has one of its own, else of the palette, by their names."""
+    if len({runs[Tag.HEAD.column].iloc[0] for runs in arms.values()}) == len(arms):
+        return {name: str(runs[Tag.COLOR.column].iloc[0]) for name, runs in arms.items()}
+    return {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(sorted(arms))}
 
 
 def newest_of_each_seed(arms: Sequence[tuple[str, pd.DataFrame]]) -> tuple[dict[str, pd.DataFrame], list[str]]:

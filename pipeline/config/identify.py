@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.common.names import Param, Tag
 from pipeline.config.schema import Config
-from pipeline.tracking.identity import RunIdentity, run_key
+from pipeline.tracking.identity import RunIdentity, run_key, run_name
 
 if TYPE_CHECKING:
     from pipeline.data.batches import Data
@@ -53,7 +53,7 @@ def identify(config: Config, data: Data, plan: SizePlan, sweep: str | None) -> R
         params |= {Param.RECEPTIVE_FIELD: field.size_text, Param.TOTAL_STRIDE: field.stride_text}
     return RunIdentity(
         key=key,
-        name=f"{head.name} seed {config.seed}",
+        name=run_name(config.arm or head.name, config.seed),
         study=config.study,
         arm=config.arm,
         sweep=sweep,

@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.cli.terminal import console
 from pipeline.common.digest import digest_of
 from pipeline.common.errors import UserError, require
-from pipeline.common.names import File
+from pipeline.common.names import File, Tag
 from pipeline.common.settings import PLAIN_NAME, is_plain_name, is_short
 from pipeline.comparison.report.files import write_report
 from pipeline.comparison.report.markdown import markdown_page
@@ -23,7 +23,7 @@ from pipeline.comparison.snapshot import read_snapshot
 from pipeline.other_sizes.ways import WAYS
 from pipeline.study.links import how_to_look
 from pipeline.tracking.looks import seeds_added_after_a_look
-from pipeline.tracking.publish import publish_views, record_report
+from pipeline.tracking.publish import name_runs, publish_views, record_report
 from pipeline.tracking.queries import with_answers
 from pipeline.tracking.server.talk import talking_to
 from pipeline.tracking.settings import Tracking
@@ -54,9 +54,15 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: T
         compared = _answered(runs)
     report = make_report(compared, statistics, WAYS, asks, seeds_added_after_a_look(runs))
     print_report(report, console())
+    arms = [arm for section in report.sections for arm in section.group.arms]
+    color_of = {run_id: arm.color for arm in arms for run_id in arm.runs["run_id"]}
+    compared = compared.assign(
+        **{Tag.COLOR.column: compared["run_id"].map(color_of).fillna(compared[Tag.COLOR.column])}
+    )
     write_report(report, compared, directory, lambda run_id: run_link(address, experiments[run_id], run_id))
     _tell_where(directory)
     with talking_to(tracking.server):
+        name_runs(arms)
         for experiment_id, experiment_runs in runs.groupby("experiment_id", sort=False):
             record_report(str(experiment_id), experiment_runs, markdown_page(report), directory)
         views = publish_views(runs, report.answer)

@@ -52,6 +52,11 @@ class RunIdentity:
     output_path: Path
 
 
+def run_name(arm: str, seed: int) -> str:
+    """What people call the run of an arm, or of a head where there are no arms."""
+    return f"{arm} seed {seed}"
+
+
 def run_key(settings: Mapping[str, Any], weights: Path | None, data: Data) -> str:
     """First 32 hexadecimal digits of a SHA-256 of what determines a run's result.
 

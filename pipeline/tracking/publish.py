@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,9 @@ import mlflow
 import pandas as pd
 
 from pipeline.common.names import QUESTION, File, Param, Tag, size_tag, ways_in
-from pipeline.comparison.arms import arm_params, common_value, size_verdicts, varied_params
+from pipeline.comparison.arms import Arm, arm_params, common_value, size_verdicts, varied_params
 from pipeline.heads.verdict import LEGEND
+from pipeline.tracking.identity import run_name
 from pipeline.tracking.looks import remember_look, report_name
 from pipeline.tracking.queries import sweep_filter
 from pipeline.tracking.store import tried_twice
@@ -74,6 +76,18 @@ def record_report(experiment_id: str, runs: pd.DataFrame, text: str, directory: 
     client.set_terminated(run.info.run_id)
 
 
+def name_runs(arms: Iterable[Arm]) -> None:
+    """Gives each run the name and the colour of its arm, so that lists and charts tell the arms of a study apart."""
+    client = mlflow.MlflowClient()
+    for arm in arms:
+        for seed, (_, run) in zip(arm.seeds, arm.runs.iterrows(), strict=True):
+            name = run_name(arm.name, seed)
+            if run.get(Tag.RUN_NAME.column) != name:
+                tried_twice(partial(client.update_run, run["run_id"], name=name))
+            if run[Tag.COLOR.column] != arm.color:
+                tried_twice(partial(client.set_tag, run["run_id"], Tag.COLOR, arm.color))
+
+
 def publish_views(runs: pd.DataFrame, answer: str | None = None) -> list[View]:
     """Makes or renews the views that show these runs, and the description of their experiments.
 
@@ -94,16 +108,15 @@ def publish_views(runs: pd.DataFrame, answer: str | None = None) -> list[View]:
         tags = [size_tag(px) for px in sorted({px for _, run in group.iterrows() for px in size_verdicts(run)})]
         ways = sorted(ways_in(list(map(str, group))))
         every = f"attributes.status = 'FINISHED' and {Tag.HEAD.column} != ''"
-        prepared = {ALL_KEY: ("all runs", comparison_view(every, tags, ways))}
+        prepared = {ALL_KEY: ("all runs", comparison_view(every, tags, ways, [Param.HEAD]))}
         key, sweep, study = ALL_KEY, common_value(group, "sweep"), common_value(group, Tag.STUDY.column)
         if sweep is not None:
             key, name = (STUDY_KEY + study, study) if study else (SWEEP_KEY, "latest sweep")
-            averaged = (*arm_params(group), *varied_params(group))
-            prepared[key] = (f"{name}: heads compared", comparison_view(sweep_filter(sweep), tags, ways))
-            prepared[key + MEAN] = (
-                f"{name}: mean over seeds",
-                comparison_view(sweep_filter(sweep), tags, ways, averaged),
-            )
+            told_by = (*arm_params(group), *varied_params(group))
+            compared = "heads" if told_by == (Param.HEAD,) else "arms"
+            view = partial(comparison_view, sweep_filter(sweep), tags, ways, told_by)
+            prepared[key] = (f"{name}: {compared} compared", view())
+            prepared[key + MEAN] = (f"{name}: mean over seeds", view(average=True))
         for view_key, (title, state) in prepared.items():
             tried_twice(partial(client.set_experiment_tag, experiment_id, *view_tag(view_key, title, state)))
         first_views.append(View(experiment_id, experiment.name, key, prepared[key][0]))

@@ -90,15 +90,16 @@ def artifact_address(run_id: str, path: str) -> str:
 
 
 def comparison_view(
-    run_filter: str, verdict_tags: Sequence[str], ways: Sequence[str] = (), average_by: Sequence[str] = ()
+    run_filter: str, verdict_tags: Sequence[str], ways: Sequence[str], told_by: Sequence[str], average: bool = False
 ) -> dict[str, Any]:
-    """State of the runs page for comparing heads.
+    """State of the runs page for comparing arms.
 
     Args:
         run_filter: Which runs, as MLflow's search box takes it.
         verdict_tags: Names of the tags that say what happens at each size; a column each.
         ways: Ways to run the trained models at other sizes whose accuracies were measured.
-        average_by: Params whose values make a group; the charts then show the mean of each. Empty for every run.
+        told_by: Params whose values tell the arms apart.
+        average: Whether the charts show the mean of each arm, instead of every run.
     """
     shown = [
         (
@@ -143,23 +144,23 @@ def comparison_view(
     sections = [*shown, (HIDDEN_SECTION, rest)]
     return {
         "searchFilter": run_filter,
-        "orderByKey": f"params.`{Param.HEAD}`",  # Runs of one head next to each other, in the list and in bars.
+        "orderByKey": f"params.`{told_by[0]}`",  # Runs of one arm next to each other, in the list and in bars.
         "orderByAsc": True,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": [
-            *(f"params.`{name}`" for name in dict.fromkeys((Param.HEAD, Param.SEED, *average_by))),
+            *(f"params.`{name}`" for name in dict.fromkeys((*told_by, Param.HEAD, Param.SEED))),
             *(f"metrics.`{name}`" for name in TABLE_METRICS),
             *(f"tags.`{name}`" for name in verdict_tags),
         ],
         "runsHiddenMode": "SHOW_ALL",
         "groupBy": {
             "aggregateFunction": "average",
-            "groupByKeys": [{"mode": "param", "groupByData": name} for name in average_by],
+            "groupByKeys": [{"mode": "param", "groupByData": name} for name in told_by],
         }
-        if average_by
+        if average
         else None,
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,

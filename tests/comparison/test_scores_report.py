@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from pipeline.common.table import Table
 from pipeline.comparison.analysis import analyse
 from pipeline.comparison.report.markdown import markdown_page
 from pipeline.comparison.report.report import make_report
 from pipeline.comparison.report.scores import MAX_CLASSES, scores_tables
-from pipeline.comparison.report.tables import Table
 from pipeline.comparison.report.terminal import print_report
 from pipeline.comparison.snapshot import read_snapshot, write_snapshot
 from pipeline.other_sizes.ways import WAYS

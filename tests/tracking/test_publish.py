@@ -12,13 +12,15 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.common.names import QUESTION, Tag, size_tag
-from pipeline.comparison.arms import size_verdicts
+from pipeline.comparison.analysis import analyse
+from pipeline.comparison.arms import PALETTE, size_verdicts
 from pipeline.heads.verdict import Verdict
-from pipeline.tracking.publish import prepared_views, publish_views
+from pipeline.tracking.publish import name_runs, prepared_views, publish_views
 from pipeline.tracking.queries import membership, newest_runs, runs_of_sweep, studies, sweep_filter, whole_trainings
 from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import experiment_id, open_store
 from pipeline.tracking.views import VIEW_TAG, comparison_view, view_names, view_tag
+from tests.comparison.studies import ASKS, STATISTICS, study
 
 
 @pytest.mark.long
@@ -139,7 +141,7 @@ def test_views_of_studies_and_datasets_stay_apart(client: MlflowClient, tmp_path
 
     # The description puts the newest study first and keeps a link to the other one.
     first, second, *_ = client.get_experiment(digits).tags[Tag.DESCRIPTION].split("\n\n")
-    assert first.startswith(f"**{QUESTION}** [widths: heads compared](#/experiments/{digits}/runs?")
+    assert first.startswith(f"**{QUESTION}** [widths: arms compared](#/experiments/{digits}/runs?")
     assert "viewStateShareKey=study-widths-mean" in first
     assert second.startswith("[heads: heads compared](")
     assert client.get_experiment(fashion).tags[Tag.DESCRIPTION].startswith("**Which head?** [heads: heads")
@@ -167,6 +169,31 @@ def test_means_are_over_runs_of_one_arm_and_head(
     publish_views(runs_of_sweep("1"))
     grouped = _state(client, experiment, "study-heads-mean")["groupBy"]["groupByKeys"]
     assert [key["groupByData"] for key in grouped] == told_by
+    # The other view is told by the same, and sorted by it.
+    each = _state(client, experiment, "study-heads")
+    assert each["selectedColumns"][: len(told_by)] == [f"params.`{name}`" for name in told_by]
+    assert each["orderByKey"] == f"params.`{told_by[0]}`"
+    compared = "heads" if told_by == ["head"] else "arms"
+    assert view_names(client.get_experiment(experiment).tags)["study-heads"][0] == f"heads: {compared} compared"
+
+
+@pytest.mark.long
+def test_runs_are_named_and_coloured_after_their_arms(client: MlflowClient, tmp_path: Path) -> None:
+    """Two arms of one head would have one name and one colour; `heads_by_size` and the like."""
+    runs = study(seeds=2)
+    runs = runs[runs["tags.head"] == "average_pool"]
+    runs = pd.concat([runs.assign(**{"params.arm": arm}) for arm in ("short", "long")], ignore_index=True)
+    experiment = experiment_id(client, "digits", (tmp_path / "artifacts").as_uri())
+    runs["run_id"] = [
+        client.create_run(experiment, tags={Tag.COLOR: color}, run_name="x").info.run_id
+        for color in runs[Tag.COLOR.column]
+    ]
+    (group,) = analyse(runs, STATISTICS, ASKS)
+    name_runs(group.arms)
+    found = [client.get_run(run_id) for run_id in runs["run_id"]]
+    assert [run.info.run_name for run in found] == ["short seed 0", "short seed 1", "long seed 0", "long seed 1"]
+    # By their names: long is first.
+    assert [run.data.tags[Tag.COLOR] for run in found] == [PALETTE[1], PALETTE[1], PALETTE[0], PALETTE[0]]
 
 
 @pytest.mark.long
@@ -198,6 +225,8 @@ def test_a_single_run_has_a_view_and_does_not_take_a_studys_place(client: Mlflow
 
 def test_a_large_study_fits_into_an_experiment_tag() -> None:
     """MLflow cuts the tags of an experiment at 20,000 characters without a word."""
-    state = comparison_view(sweep_filter("2026-11-23_03-31-24-123456"), [size_tag(px) for px in range(60)], ["head"])
+    state = comparison_view(
+        sweep_filter("2026-11-23_03-31-24-123456"), [size_tag(px) for px in range(60)], ["way"], ["head"]
+    )
     _, value = view_tag("study-heads-mean", "heads: mean over seeds", state)
     assert len(value) < 20_000

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.common.table import Table
 from pipeline.comparison.report.report import Report
-from pipeline.comparison.report.tables import Table
 
 
 def markdown_page(report: Report) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.common.errors import UserError
 from pipeline.common.names import QUESTION, Param
+from pipeline.common.table import Table
 from pipeline.comparison.analysis import Group, analyse
 from pipeline.comparison.arms import common_value
 from pipeline.comparison.contrasts import contrasts
@@ -16,7 +17,7 @@ from pipeline.comparison.recorded import asked
 from pipeline.comparison.report.answer import answer, control_text, training_size_answer
 from pipeline.comparison.report.method import limits
 from pipeline.comparison.report.scores import scores_tables
-from pipeline.comparison.report.tables import Table, arms_table, comparisons_table, contrasts_table, sizes_table
+from pipeline.comparison.report.tables import arms_table, comparisons_table, contrasts_table, sizes_table
 from pipeline.comparison.report.ways import WayStyle, ways_tables
 from pipeline.comparison.settings import About, Asks, Statistics
 from pipeline.comparison.shared import without_repeats

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.common.names import RECALL, Metric
+from pipeline.common.table import Table
 from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import Arm
-from pipeline.comparison.report.tables import Table
 
 MEANINGS = {
     Metric.TEST_BALANCED_ACCURACY: "Balanced accuracy: mean recall of the classes",

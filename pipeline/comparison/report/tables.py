@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pipeline.common.condition import TEST, Condition, Mode
 from pipeline.common.names import Metric
+from pipeline.common.table import Table
 from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import Arm
 from pipeline.comparison.contrasts import Contrasts
@@ -15,26 +14,6 @@ from pipeline.comparison.settings import Statistics
 from pipeline.heads.verdict import summarize
 
 P_HEADING = ">p of the verdict, or of the nearest"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells for any medium.
-
-    Attributes:
-        columns: Headings; those of numbers begin with `>` and are set to the right.
-        rows: Of text, as many cells as there are columns.
-        caption: Below it.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
-
-    @property
-    def headings(self) -> list[tuple[str, bool]]:
-        """Each heading, and whether its column is one of numbers."""
-        return [(column.removeprefix(">"), column.startswith(">")) for column in self.columns]
 
 
 def arms_table(group: Group, statistics: Statistics) -> Table:
@@ -127,6 +106,7 @@ def comparisons_table(group: Group, statistics: Statistics, every_condition: boo
         f"over other seeds and other images; δ = {points_text(statistics.margin)}. A wins: share of the seeds in which "
         "the run of A is more accurate than that of B. p after Holm's correction, over the comparisons at the training "
         "size and over those at other sizes apart.",
+        names=2,
     )
 
 

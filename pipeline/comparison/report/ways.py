@@ -9,9 +9,9 @@ from typing import Protocol
 from matplotlib.figure import Figure
 
 from pipeline.common.condition import AS_IS, Condition, Mode
+from pipeline.common.table import Table
 from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import Arm
-from pipeline.comparison.report.tables import Table
 from pipeline.comparison.report.words import accuracy_text, interval_text, way_text
 from pipeline.comparison.settings import Statistics
 from pipeline.heads.verdict import span
@@ -58,6 +58,7 @@ def best_ways_table(group: Group, statistics: Statistics) -> Table:
         "Means over the probed sizes of that side, among the ways that take all of them "
         f"[{statistics.confidence:.0%} interval], paired over seeds and images. The best of several is flattered. "
         "Whether it is better than another is corrected for that (Holm, over every pair of ways).",
+        names=2,
     )
 
 
@@ -73,6 +74,7 @@ def ways_table(group: Group, statistics: Statistics, mode: Mode) -> Table:
         ("arm", "way", *(f">{px} px" for px in heights)),
         tuple(rows),
         f"Test accuracy, {mode.heading}, and half of its {statistics.confidence:.0%} interval; - where it is refused.",
+        names=2,
     )
 
 
