@@ -6,7 +6,6 @@ import functools
 import logging
 import math
 import os
-import re
 import signal
 import sys
 import traceback
@@ -18,16 +17,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from pipeline.cli.arguments import checked_arguments
 from pipeline.cli.ending import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_UNREAD, Ending, ending_of
 from pipeline.cli.failures import Failure, note_failure
 from pipeline.cli.session import EXIT_MISTAKE, SESSION, command_line, sweep_name
 from pipeline.cli.terminal import output_is_unread
 from pipeline.cli.workers import Home, lost_worker
-from pipeline.common.errors import require
 from pipeline.common.files import is_disk_full
-from pipeline.common.settings import is_short
 from pipeline.config import CONFIG_DIR, absolute
-from pipeline.tracking.settings import Tracking
 
 log = logging.getLogger("pipeline")
 
@@ -90,7 +87,7 @@ def _run_in_hydra(name: str, task: Callable[[DictConfig], Any]) -> None:
     def composed_task(config: DictConfig) -> Any:
         return _run_composed(task, config, home)
 
-    _check_arguments(sys.argv[1:])
+    sys.argv[1:] = checked_arguments(sys.argv[1:])
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(composed_task)()
     except ValueError as error:  # Optuna's, where none of a search's runs has a result.
@@ -122,18 +119,6 @@ def _end_if_unread() -> None:
     if output_is_unread():
         SESSION.stop("the end of what read its output")
         sys.exit(EXIT_UNREAD)
-
-
-def _check_arguments(arguments: list[str]) -> None:
-    """Raises `ConfigError` for what Hydra must not see.
-
-    It would print and write an address that holds a user, and look for a file that is named like a setting.
-    """
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        require(is_short(key), key, value, "there is no such setting", "python -m pipeline.train --help shows them.")
-        if address := re.search(r"\b\w+://[^\s/@]*@[\w.:-]*", argument):
-            Tracking(uri=address.group())
 
 
 def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float | None]:

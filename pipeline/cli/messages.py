@@ -78,8 +78,11 @@ def _explain_value(key: str, message: str, cause: OmegaConfBaseException) -> str
     value = typed.group(1) if typed else None
     if "not in" in str(cause):
         parent = cause.parent_node
-        known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
-        return str(unknown_key(key, value, known))
+        if not isinstance(parent, DictConfig):
+            return str(unknown_key(key, value, []))
+        whole = parent._get_root()
+        assert isinstance(whole, DictConfig)
+        return str(unknown_key(key, value, [str(name) for name in parent], whole))
     if isinstance(cause, InterpolationResolutionError):
         quoted = re.search(r'"(.+)"', str(cause))
         why = quoted.group(1) if quoted else str(cause).splitlines()[0]

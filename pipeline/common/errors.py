@@ -42,9 +42,16 @@ def require(holds: bool, key: str, value: Any, rule: str, remedy: str) -> None:
 
 
 def suggestion(received: str, known: Iterable[str]) -> str:
-    """`Did you mean …?` with the nearest of the known names, or an empty string."""
-    near = difflib.get_close_matches(received, list(known), n=1)
+    """`Did you mean …?` with the nearest of the known names, also by its initials, or an empty string."""
+    names = list(known)
+    near = [name for name in names if received == initials(name)] or difflib.get_close_matches(received, names, n=1)
     return f"Did you mean {near[0]}?" if near else ""
+
+
+def initials(name: str) -> str:
+    """`gap` for `global_average_pool`, `lr` for `training.learning_rate`; of a single word, nothing."""
+    words = name.rpartition(".")[2].split("_")
+    return "".join(word[:1] for word in words) if len(words) > 1 else ""
 
 
 def the_first_of(names: Sequence[str]) -> str:

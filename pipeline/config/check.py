@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import typing
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pipeline.common.errors import ConfigError, printable, require, suggestion
+from pipeline.common.errors import ConfigError, initials, printable, require, suggestion
 
 T = TypeVar("T")
 MAX_TEXT = 4096
@@ -92,14 +93,38 @@ def _holds_lists(schema: type | None, name: str) -> bool:
     return any(typing.get_origin(item) is list for hint in lists for item in typing.get_args(hint))
 
 
-def unknown_key(key: str, value: Any, known: list[str]) -> ConfigError:
-    """The error for a setting that does not exist, naming those that do."""
+def unknown_key(key: str, value: Any, known: list[str], whole: DictConfig | None = None) -> ConfigError:
+    """The error for a setting that does not exist, naming those that do.
+
+    Args:
+        key: As it was typed.
+        value: Likewise.
+        known: The settings that there are where it was looked for.
+        whole: The configuration, in which the setting may be elsewhere.
+    """
     parent, _, name = key.rpartition(".")
     near = suggestion(name, known)
     prefix = f"{parent}." if parent else ""
+    remedy = near.replace("mean ", f"mean {prefix}") or _elsewhere(name, whole)
     return ConfigError(
         key,
         value,
         "there is no such setting",
-        near.replace("mean ", f"mean {prefix}") if near else f"{parent or 'The top level'} has {', '.join(known)}.",
+        remedy or f"{parent or 'The top level'} has {', '.join(known)}.",
     )
+
+
+def _elsewhere(name: str, whole: DictConfig | None) -> str:
+    """`Did you mean …?` with the setting of that name, or of those initials, that is nearest to the top."""
+    settings = sorted(_settings(whole, ""), key=lambda setting: setting.count(".")) if whole is not None else []
+    same = [setting for setting in settings if name in (setting.rpartition(".")[2], initials(setting))]
+    return f"Did you mean {same[0]}?" if same else ""
+
+
+def _settings(config: DictConfig, prefix: str) -> Iterator[str]:
+    """Dotted names of all settings but Hydra's own."""
+    for key, value in config.items_ex(resolve=False):
+        if isinstance(value, DictConfig) and prefix + str(key) != "hydra":
+            yield from _settings(value, f"{prefix}{key!s}.")
+        else:
+            yield prefix + str(key)

@@ -162,6 +162,12 @@ WRONG = [
     (["head=attention_pool", "head.attention_heads=0"], "head.attention_heads=0: must lie in [1, 1024]"),
     (["training.epoch=3"], "training.epoch=3: there is no such setting. Did you mean training.epochs?"),
     (["sed=3"], "sed=3: there is no such setting. Did you mean seed?"),
+    (["epochs=3"], "epochs=3: there is no such setting. Did you mean training.epochs?"),
+    (["lr=0.1"], "lr=0.1: there is no such setting. Did you mean training.learning_rate?"),
+    (["training.lr=0.1"], "training.lr=0.1: there is no such setting. Did you mean training.learning_rate?"),
+    (["hidden_units=[8]"], "hidden_units=[8]: there is no such setting. Did you mean head.hidden_units?"),
+    (["nothing=3"], "nothing=3: there is no such setting. The top level has hydra, dataset, backbone"),
+    (["head=gap"], "spatial_pyramid_pool. Did you mean global_average_pool?"),
     (["+head.colour=red"], "head.colour=red: there is no such setting. head has name, hidden_units, dropout, keepdims"),
     (["training.epochs=many"], "training.epochs=many: Value 'many' of type 'str' could not be converted to Integer"),
     (["training.optimizer=adamax"], "training.optimizer=adamax: Invalid value 'adamax', expected one of [adam, adamw, "
