@@ -70,13 +70,16 @@ class Arm:
     def curve(
         self, conditions: Sequence[Condition], confidence: float
     ) -> tuple[list[float], list[tuple[float, float]]]:
-        """Mean accuracy under each condition and how far its interval reaches below and above; NaN where refused."""
+        """Mean accuracy under each condition and how far its interval, within 0 and 1, reaches below and above.
+
+        NaN where it is refused.
+        """
         means, errors = [], []
         for condition in conditions:
             found = self.accuracy.get(condition)
             low, high = found.interval(confidence) if found else (math.nan, math.nan)
             means.append(found.mean if found else math.nan)
-            errors.append((means[-1] - low, high - means[-1]))
+            errors.append((means[-1] - max(low, 0.0), min(high, 1.0) - means[-1]))
         return means, errors
 
     def mean(self, column: str) -> float:

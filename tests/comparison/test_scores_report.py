@@ -95,7 +95,7 @@ def test_every_medium_has_them_where_there_are_any(tmp_path: Path) -> None:
         assert "| flatten_dense | 0.9100 | 0.8100 | 0.0400 | 0.6600 ([/dog]) |" in markdown_page(report)
         assert "| cat | 0.9600 | 0.9600 | 0.9600 |" in markdown_page(report)
         page = page_of(runs)
-        assert ": scores beside accuracy</h3>" in page
+        assert ": scores beside accuracy</h2>" in page
         assert page.count("Recall: share of a class&#39;s test images") == 2  # Below the table of arms and of classes.
 
 

@@ -323,11 +323,39 @@ def test_the_report_is_one_readable_file(page: Page, study: Path, width: int, he
     answer = page.locator(".answer")
     expect(answer).to_contain_text("At 8 px,")
     expect(answer).to_be_in_viewport()
-    pictures = page.locator("img")
-    expect(pictures).to_have_count(4)  # Differences, sizes, cost, and ways to other sizes.
+    pictures = page.locator("svg")
+    expect(pictures).to_have_count(6)  # Accuracy, sizes in two modes, differences, cost, ways to other sizes.
     for picture in pictures.all():
-        assert picture.evaluate("picture => picture.naturalWidth") > 300
-        assert picture.bounding_box()["width"] <= width  # type: ignore[index]
+        box = picture.bounding_box()
+        assert box is not None
+        assert 300 < box["width"] <= width
     # Wide tables scroll in their own boxes.
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_a_report_shows_hides_sorts_and_filters_without_a_server(page: Page, study: Path) -> None:
+    (report,) = (study / "outputs" / "studies").glob("*/report.html")
+    page.goto(report.as_uri())
+    (told,) = page.locator("svg").first.locator("g.told title").filter(has_text="flatten_dense").all()
+    assert re.fullmatch(r"flatten_dense: 0\.\d{4} \[0\.\d{4}, [01]\.\d{4}\]", told.text_content() or "")
+
+    drawn = page.locator(".arm-0")
+    everywhere = drawn.count()
+    assert everywhere > 5
+    page.get_by_label("flatten_dense").uncheck()
+    assert drawn.evaluate_all("all => all.filter(each => each.style.display !== 'none').length") == 0
+    page.get_by_label("flatten_dense").check()
+    assert drawn.evaluate_all("all => all.filter(each => each.style.display !== 'none').length") == everywhere
+
+    arms = page.locator("table").first
+    parameters = arms.get_by_role("button", name="parameters")
+    for first in ("66,218", "68,138"):  # 65,568 + 650 and + 2,570; ascending, then descending.
+        parameters.click()
+        expect(arms.locator("tbody tr").first).to_contain_text(first)
+
+    sizes = page.get_by_role("group", name="every image size")
+    rows = sizes.locator("tbody tr")
+    everything = rows.count()
+    page.get_by_label("Only rows with").nth(1).fill("16 px canvas")
+    assert rows.evaluate_all("all => all.filter(each => !each.hidden).length") == 1 < everything

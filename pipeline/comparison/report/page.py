@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pipeline.common.condition import TEST
+from pipeline.common.condition import TEST, Mode
 from pipeline.common.names import Metric
 from pipeline.comparison.analysis import Group
-from pipeline.comparison.report.figures import ALT_TEXTS
+from pipeline.comparison.report.drawing import inline_svg
+from pipeline.comparison.report.facts import facts
+from pipeline.comparison.report.figures import finding, size_figure
 from pipeline.comparison.report.method import method
 from pipeline.comparison.report.report import Report
+from pipeline.comparison.settings import Statistics
 from pipeline.heads.verdict import LEGEND
 
 
@@ -39,20 +41,32 @@ def web_page(report: Report, drawn: Sequence[Mapping[str, Figure]], link: Callab
         contrasts=report.contrasts,
         limits=report.limits,
         sections=[
-            {
-                "section": section,
-                "figures": [
-                    {"source": _embedded(figure), "description": ALT_TEXTS[name]} for name, figure in pictures.items()
-                ],
-            }
-            for section, pictures in zip(report.sections, drawn, strict=True)
+            {"section": section, "pictures": _pictures(section.group, figures, report.statistics, index)}
+            for index, (section, figures) in enumerate(zip(report.sections, drawn, strict=True))
         ],
+        facts=facts(groups),
         method=method(report.statistics),
         rules=[f"{name}: {way.rule}." for name, way in report.ways.items()],
         legend=[line.replace("`", "") for line in LEGEND],
         runs=[row for group in groups for row in _run_rows(group, link)],
         footer=f"{sum(len(arm.seeds) for group in groups for arm in group.arms)} runs compared.",
     )
+
+
+def _pictures(
+    group: Group, drawn: Mapping[str, Figure], statistics: Statistics, section: int
+) -> dict[str, list[Markup]]:
+    """The figures of a section as elements of the page; the one of image sizes in two, which a phone has room for."""
+    figures = {name: [figure] for name, figure in drawn.items()}
+    if "sizes" in figures:
+        figures["sizes"] = [size_figure(group, statistics, [mode]) for mode in Mode]
+    return {
+        name: [
+            inline_svg(figure, f"s{section}-{name}-{index}", finding(name, group, statistics))
+            for index, figure in enumerate(of_name)
+        ]
+        for name, of_name in figures.items()
+    }
 
 
 def _run_rows(group: Group, link: Callable[[str], str] | None) -> list[dict[str, str]]:
@@ -72,10 +86,3 @@ def _run_rows(group: Group, link: Callable[[str], str] | None) -> list[dict[str,
         for arm in group.arms
         for index, (seed, run) in enumerate(arm.runs.iterrows())
     ]
-
-
-def _embedded(figure: Figure) -> str:
-    """A figure as the address of itself."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="svg")
-    return f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"

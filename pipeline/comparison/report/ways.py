@@ -12,6 +12,7 @@ from pipeline.common.condition import AS_IS, Condition, Mode
 from pipeline.common.table import Table
 from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import Arm
+from pipeline.comparison.report.drawing import shortened, told
 from pipeline.comparison.report.words import accuracy_text, interval_text, way_text
 from pipeline.comparison.settings import Statistics
 from pipeline.heads.verdict import span
@@ -118,10 +119,14 @@ def ways_figure(group: Group, statistics: Statistics, ways: Mapping[str, WayStyl
                 capsize=2,
                 label=way_text(way),
             )
+            for px, condition, mean in zip(heights, conditions, means, strict=True):
+                if condition in arm.accuracy:
+                    text = accuracy_text(arm.accuracy[condition], statistics.confidence)
+                    told(axis, px, mean, f"{way_text(way)} at {px} px: {text}")
         axis.set(ylim=(0, 1), xticks=heights)
         axis.tick_params(axis="x", labelrotation=90)
         if row == 0:
-            axis.set_title(arm.name)
+            axis.set_title(shortened(arm.name))
         else:
             axis.set_xlabel("image height / px")
         if column == 0:
