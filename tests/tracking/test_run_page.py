@@ -56,8 +56,9 @@ def test_the_description_begins_with_the_conclusion() -> None:
     assert text.splitlines()[0] == ("**96,362 parameters, 0.921 test accuracy at 28 px; refuses 24 px, crops 40 px.**")
     assert text.splitlines()[2] == f"{BACKBONE}."
     assert "| verdict | seen of the map | seen of the image |" in text
-    assert "| 24×24 | 6×6 | `refuses` | 0% | 0% | - | - |" in text
-    assert "| 40×40 | 10×10 | `crops` | 49% | 72% | 0.6100 | 0.3500 |" in text
+    assert "| 24×24 | 6×6 | `refuses`_ | 0%_ | 0%_ | -_ | -_ |".replace("_", "\u2003") in text
+    assert "| 40×40 | 10×10 | `crops`_ | 49%_ | 72%_ | 0.6100_ | 0.3500_ |".replace("_", "\u2003") in text
+    assert text.index("| 24×24 |") < text.index("![Accuracy by image size]")  # MLflow shows the beginning alone.
     assert "| image / px, resized / on a canvas | resize_input | dense_to_conv |" in text
     assert "| 24×24 | 0.8000 / 0.4000 | - / - |" in text
     assert "| 40×40 | 0.9000 / 0.5000 | 0.7000 / 0.6000 |" in text
