@@ -343,9 +343,9 @@ def test_a_report_shows_hides_sorts_and_filters_without_a_server(page: Page, stu
     drawn = page.locator(".arm-0")
     everywhere = drawn.count()
     assert everywhere > 5
-    page.get_by_label("flatten_dense").uncheck()
+    page.get_by_role("checkbox", name="flatten_dense").uncheck()
     assert drawn.evaluate_all("all => all.filter(each => each.style.display !== 'none').length") == 0
-    page.get_by_label("flatten_dense").check()
+    page.get_by_role("checkbox", name="flatten_dense").check()
     assert drawn.evaluate_all("all => all.filter(each => each.style.display !== 'none').length") == everywhere
 
     arms = page.locator("table").first
@@ -357,5 +357,5 @@ def test_a_report_shows_hides_sorts_and_filters_without_a_server(page: Page, stu
     sizes = page.get_by_role("group", name="every image size")
     rows = sizes.locator("tbody tr")
     everything = rows.count()
-    page.get_by_label("Only rows with").nth(1).fill("16 px canvas")
+    page.get_by_role("searchbox").nth(1).fill("16 px canvas")
     assert rows.evaluate_all("all => all.filter(each => !each.hidden).length") == 1 < everything
