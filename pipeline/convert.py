@@ -8,7 +8,6 @@ from omegaconf import DictConfig
 
 from pipeline.cli.command import command
 from pipeline.cli.terminal import console, import_tensorflow
-from pipeline.common.size import size_text
 from pipeline.config import ConvertConfig, absolute, to_typed
 
 
@@ -40,7 +39,6 @@ def convert(config: ConvertConfig) -> Path | None:
     output = absolute(config.output or f"{source.name}-{way.name}.keras")
     for proof in conversion.write(way, output, config.tolerance, config.images):
         say(proof)
-    say(f"Takes images of {size_text(conversion.smallest(way))} px and more.")
     say(f"Written: {output}")
     return output
 

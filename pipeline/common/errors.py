@@ -76,7 +76,8 @@ def first_line(error: BaseException) -> str:
     # Keras puts the cause in bold, below its own heading, and TensorFlow opens with the node in braces.
     bold = re.search(r"\x1b\[1m(?:\{\{.*?\}\} )?(.+?)(?:\x1b|$)", str(error), re.MULTILINE)
     lines = bold.groups() if bold else str(error).splitlines()
-    return next(iter(lines), type(error).__name__).rstrip(".:")
+    # Behind the cause, TensorFlow names its own operation.
+    return next(iter(lines), type(error).__name__).partition(" [Op:")[0].rstrip(".:")
 
 
 def class_and_first_line(error: BaseException) -> str:

@@ -1,9 +1,10 @@
 """Cuts the feature extractor out of a saved Keras model and rebuilds it, with its weights, for images of any size.
 
 **Where it cuts.** At the last tensor (N, h, w, F) in the order in which the model runs, so before Flatten,
-GlobalAveragePooling2D and Reshape to vectors. A map of 1×1 cells does not count where averaging the whole map made it
-(AveragePooling2D with that window, or global pooling with `keepdims`), nor does what 1×1 convolutions and the like make
-of such a one: the cut is before that pooling. Any other 1×1 map counts, since a larger image makes it larger.
+GlobalAveragePooling2D and Reshape to vectors. A map of 1×1 cells does not count where pooling the whole map made it
+(AveragePooling2D or MaxPooling2D with that window, or global pooling with `keepdims`), nor does what 1×1 convolutions
+and the like make of such a one: the cut is before that pooling, whose window would leave out a part of larger maps. Any
+other 1×1 map counts, since a larger image makes it larger.
 
 **How it rebuilds.** The layers up to the cut are called once more, on an input of unknown height and width; models
 within the model are called layer by layer. The layers are the same objects, so the weights are those of the file.
@@ -20,8 +21,18 @@ import tensorflow as tf
 from keras import KerasTensor
 
 from pipeline.common.errors import ConfigError, first_line, require, suggestion
-from pipeline.models.graph import Call, LayerRefusesError, again, for_any_size, is_graph, operation_text
+from pipeline.common.size import size_text
+from pipeline.models.graph import (
+    Call,
+    LayerRefusesError,
+    again,
+    for_any_size,
+    is_graph,
+    operation_text,
+    pools_whole_map,
+)
 from pipeline.models.keras_file import load_model
+from pipeline.models.runs import Runs, larger_sizes
 
 log = logging.getLogger("pipeline")
 
@@ -48,15 +59,15 @@ def extractor_of(path: Path, layer: str | None = None) -> keras.Model:
     model = load_model(path, "backbone.path")
     _check_takes_images(model, path)
     whole, calls = again(model, keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype))
+    cut = _last_map(whole, calls, path) if layer is None else _map_of(layer, calls, path)
+    native = keras.Model(whole.input, cut.output)
     require(
-        all(getattr(call.operation, "data_format", None) != "channels_first" for call in calls),
+        all(getattr(operation, "data_format", None) != "channels_first" for operation in native.operations),
         "backbone.path",
         path,
         "is a channels-first model (N, C, H, W)",
         "Build it with data_format='channels_last' and save it again.",
     )
-    cut = _last_map(whole, calls, path) if layer is None else _map_of(layer, calls, path)
-    native = keras.Model(whole.input, cut.output)
     try:
         extractor = for_any_size(native)
         cutting = (path.absolute(), path.stat().st_mtime_ns, layer)
@@ -64,6 +75,7 @@ def extractor_of(path: Path, layer: str | None = None) -> keras.Model:
             _check_weights(native, path)
             _check_follows_size(native, path)
             _check_same_map(native, extractor, path)
+            _check_runs_larger(native, extractor, path)
             where = operation_text(cut.operation)
             shapes = (_shape_text(native.output), _shape_text(native.input))
             log.info("%s: cut after %s, map %s of images %s", path, where, *shapes)
@@ -100,11 +112,6 @@ def _check_takes_images(model: keras.Model, path: Path) -> None:
 
 def _maps(whole: keras.Model, calls: list[Call]) -> list[Call]:
     """The calls whose output counts as a feature map by the rule of this module, in their order."""
-    averages = (
-        keras.layers.AveragePooling2D,
-        keras.layers.GlobalAveragePooling2D,
-        keras.layers.GlobalMaxPooling2D,
-    )
     maps: list[Call] = []
     spatial = {id(whole.input)}
     for call in calls:
@@ -112,7 +119,7 @@ def _maps(whole: keras.Model, calls: list[Call]) -> list[Call]:
             continue
         looks_around = getattr(call.operation, "kernel_size", (1, 1)) != (1, 1)
         from_a_map = looks_around or any(id(tensor) in spatial for tensor in call.inputs)
-        if call.output.shape[1:3] == (1, 1) and (isinstance(call.operation, averages) or not from_a_map):
+        if call.output.shape[1:3] == (1, 1) and (pools_whole_map(call) or not from_a_map):
             continue
         spatial.add(id(call.output))
         maps.append(call)
@@ -235,6 +242,28 @@ def _check_same_map(native: keras.Model, extractor: keras.Model, path: Path) -> 
         f"gives another feature map when it is rebuilt for images of any size: at {_shape_text(native.input)} they "
         f"differ by {difference:.2g}, and the largest value is {largest:.2g}",
         "Use a model whose layers do not ask for the image's size.",
+    )
+
+
+def _check_runs_larger(native: keras.Model, extractor: keras.Model, path: Path) -> None:
+    """Refuses an extractor that runs on no image larger than the model's own.
+
+    One that runs on some, as a U-Net does on those of even sides, is refused at the others when these are asked for.
+    """
+    size = native.input.shape[1:3]
+    if None in size:
+        return  # It was trained on no size that is known here.
+    sizes = larger_sizes(size)
+    failures = Runs(extractor).failures(sizes)
+    if len(failures) < len(sizes):
+        return
+    layer, before = failures[0].layer, failures[0].before
+    raise ConfigError(
+        "backbone.path",
+        path,
+        f"is not fully convolutional up to the cut: {layer or 'a layer'} takes no image size but the model's own, "
+        f"{_shape_text(native.input)}; at {size_text(failures[0].size)} px: {failures[0].reason}",
+        f"Cut before it with backbone.layer={before or 'NAME'}, or replace it in the model.",
     )
 
 

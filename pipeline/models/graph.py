@@ -5,10 +5,13 @@ All weights stay shared with the model that is taken apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 from keras import KerasTensor
 
 
@@ -32,11 +35,15 @@ class Call:
         operation: A layer, or one of `keras.ops`.
         inputs: The tensors that it is used on.
         outputs: The tensors that it makes of them.
+        args: What it is called with, tensors and else.
+        kwargs: Likewise, by name.
     """
 
     operation: keras.Operation
     inputs: tuple[KerasTensor, ...]
     outputs: tuple[KerasTensor, ...]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input(self) -> KerasTensor | None:
@@ -82,12 +89,54 @@ def again(model: keras.Model, inputs: KerasTensor) -> tuple[keras.Model, list[Ca
     # At the model's own sizes, which the models inside it may insist on.
     while any(is_graph(operation) for operation in graph.operations):
         graph, _ = _replay(graph, keras.Input(graph.input.shape[1:], dtype=graph.input.dtype))
-    return _replay(graph, inputs)
+    same, found = _replay(graph, inputs)
+    _keep_in_inference(found)
+    return same, found
 
 
 def calls(model: keras.Model, inputs: KerasTensor) -> list[Call]:
     """The uses of a model's layers on `inputs`, see `again`; the last one's output is the model's."""
     return again(model, inputs)[1]
+
+
+def failing_call(model: keras.Model, images: np.ndarray) -> tuple[Call, Exception | None] | None:
+    """The first use of a layer that fails on images (N, H, W, C), with its error; None if none does.
+
+    Without an error it makes of them what are no finite numbers.
+
+    Args:
+        model: From images (N, ?, ?, C).
+        images: What to run it on, layer by layer.
+    """
+    inputs = keras.Input(model.input.shape[1:], dtype=model.input.dtype)
+    values = {id(inputs): keras.ops.convert_to_tensor(images, dtype=model.input.dtype)}
+    for call in calls(model, inputs):
+        args, kwargs = keras.tree.map_structure(lambda value: values.get(id(value), value), (call.args, call.kwargs))
+        try:
+            outputs = call.operation(*args, **kwargs)
+        except Exception as error:  # Each layer has its own way of failing.
+            return call, error
+        for symbol, value in zip(call.outputs, keras.tree.flatten(outputs), strict=True):
+            if not np.isfinite(keras.ops.convert_to_numpy(value)).all():
+                return call, None
+            values[id(symbol)] = value
+    return None
+
+
+def pools_whole_map(call: Call) -> bool:
+    """Whether a use of a layer makes one cell of all cells of its map, by their average or largest, at this size."""
+    operation, before = call.operation, call.input
+    if before is None or before.ndim != 4 or None in before.shape[1:3]:
+        return False
+    if isinstance(operation, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
+        return operation.data_format == "channels_last"
+    if isinstance(operation, keras.layers.AveragePooling2D | keras.layers.MaxPooling2D):
+        covers = all(window >= side for window, side in zip(operation.pool_size, before.shape[1:3], strict=True))
+        return covers and operation.data_format == "channels_last" and call.outputs[0].shape[1:3] == (1, 1)
+    axes = getattr(operation, "axis", None)
+    if type(operation).__name__ in ("Mean", "Max") and isinstance(axes, int | list | tuple):
+        return {axis % 4 for axis in np.atleast_1d(axes).tolist()} == {1, 2}
+    return False
 
 
 def for_any_size(model: keras.Model) -> keras.Model:
@@ -147,6 +196,10 @@ def _replay(graph: keras.Model, inputs: KerasTensor) -> tuple[keras.Model, list[
     found: list[Call] = []
 
     def use(operation: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+        # Keras hands arguments such as `training` of a model's call on to operations that do not take them, too.
+        accepted = inspect.signature(operation.call).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+            kwargs = {name: value for name, value in kwargs.items() if name in accepted}
         try:
             outputs = (operation.call if is_graph(operation) else operation)(*args, **kwargs)
         except Exception as error:  # Each layer has its own way of refusing a shape.
@@ -155,13 +208,24 @@ def _replay(graph: keras.Model, inputs: KerasTensor) -> tuple[keras.Model, list[
         if _is_conversion(operation) and outputs.dtype == args[0].dtype:
             return args[0]
         tensors = [value for value in keras.tree.flatten([args, kwargs]) if isinstance(value, keras.KerasTensor)]
-        found.append(Call(operation, tuple(tensors), tuple(keras.tree.flatten(outputs))))
+        found.append(Call(operation, tuple(tensors), tuple(keras.tree.flatten(outputs)), args, kwargs))
         return outputs
 
     same = keras.models.clone_model(
         graph, input_tensors=inputs, clone_function=lambda operation: operation, call_function=use
     )
     return same, found
+
+
+def _keep_in_inference(found: Sequence[Call]) -> None:
+    """Lets `training=False` of a call hold in a training of the whole model, where Keras puts the outer value over it.
+
+    Of layers that are always called so. A copy of the layer, and one from a file, does as Keras does.
+    """
+    for call in found:
+        layer, uses = call.operation, [other for other in found if other.operation is call.operation]
+        if isinstance(layer, keras.Layer) and all(other.kwargs.get("training") is False for other in uses):
+            layer._call_context_args = layer._call_context_args - {"training"}
 
 
 def _make_names_unique(model: Any, taken: set[str]) -> None:

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 MODEL_URIS = ("models:/", "runs:/")
 """How a text begins that names a model which MLflow has, and no file."""
+HDF5 = b"\x89HDF\r\n\x1a\n"
+"""How every HDF5 file begins."""
 MAX_DESCRIPTION = 10**8
 """Bytes of a description of layers; those of the largest networks of Keras have less than a hundredth."""
 
 
 def check_keras_file(path: Path, key: str) -> None:
     """Raises `ConfigError` unless `path`, which the setting `key` names, looks like a file of Keras's format."""
+    _check_other_formats(path, key)
     require(path.is_file(), key, path, "there is no such file", f"Give the path of a .keras file: {key}=PATH.")
     remedy = "Save the model with model.save('NAME.keras')."
     require(
@@ -49,6 +52,58 @@ def check_keras_file(path: Path, key: str) -> None:
             f"holds {excerpt(name)}, which unpacks to {size / 1e9:.1f} GB; it may have {most / 1e9:.1f} GB",
             remedy if most < free else "Use a smaller model, or more memory.",
         )
+
+
+def _check_other_formats(path: Path, key: str) -> None:
+    """Raises `ConfigError` for what Keras saved in another format: it says which, and how to save it again."""
+    if path.is_dir():
+        saved = (path / "saved_model.pb").is_file()
+        by_keras_2 = (path / "keras_metadata.pb").is_file()
+        if saved and by_keras_2:
+            rule = "is a SavedModel of Keras 2, a directory"
+            remedy = (
+                "Where tf_keras is installed (pip install tf_keras), run "
+                f"python -c \"import tf_keras; tf_keras.models.load_model('{path}').save('{path.name}.h5')\" and then "
+                f"{_from_hdf5(Path(f'{path.name}.h5'))}"
+            )
+        elif saved:
+            rule = "is a SavedModel, a directory: it holds what the model computes, but not its layers"
+            remedy = (
+                "In the program that made it, save the model itself with model.save('NAME.keras') in place of "
+                "model.export or tf.saved_model.save."
+            )
+        else:
+            rule, remedy = "is a directory", f"Give the path of a .keras file: {key}=PATH."
+        raise ConfigError(key, path, rule, remedy)
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        is_hdf5 = file.read(len(HDF5)) == HDF5
+    if not is_hdf5:
+        return
+    import h5py
+
+    try:
+        with h5py.File(path) as content:
+            whole = "model_config" in content.attrs
+    except OSError as error:
+        raise ConfigError(
+            key, path, f"is a damaged HDF5 file: {first_line(error)}", "Save the model with model.save('NAME.keras')."
+        ) from error
+    if whole:
+        raise ConfigError(key, path, "is a model in the older HDF5 format", f"Run {_from_hdf5(path)}")
+    raise ConfigError(
+        key,
+        path,
+        "holds weights alone, without the layers",
+        "Build the model, read them with model.load_weights, and save it with model.save('NAME.keras').",
+    )
+
+
+def _from_hdf5(path: Path) -> str:
+    """A command that saves a model of HDF5 in Keras's format."""
+    new = path.with_suffix(".keras")
+    return f"python -c \"import keras; keras.saving.load_model('{path}', compile=False).save('{new}')\" and give {new}."
 
 
 def load_model(path: Path, key: str) -> keras.Model:

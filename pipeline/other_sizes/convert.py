@@ -10,9 +10,10 @@ import keras
 import numpy as np
 
 from pipeline.common.errors import ConfigError, UserError, require
-from pipeline.common.size import Size, of_shape, size_text
+from pipeline.common.size import Size, size_text
 from pipeline.models.graph import operation_text
 from pipeline.models.keras_file import load_model, saved_model
+from pipeline.models.runs import Runs, larger_sizes
 from pipeline.other_sizes.parts import NotRecognizedError, Parts
 from pipeline.other_sizes.take_apart import take_apart
 from pipeline.other_sizes.ways import ways_for
@@ -21,6 +22,8 @@ from pipeline.other_sizes.ways.base import ImageWay, Way
 RANDOM_IMAGES = 64
 """Of each kind, on which a converted model is held against its original."""
 BATCH = 32
+MOST_ROUNDING = 1e-3
+"""Largest difference, relative to the largest answer, that a message takes for rounding."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
 
@@ -52,7 +55,7 @@ class Conversion:
         self.findings = [f"{typed}: {shapes}, trained at {size_text(self.size)} px"]
         self._parts: Parts | None = None
         try:
-            self._parts = take_apart(model, self.size)
+            self._parts = self._take_apart()
         except NotRecognizedError as error:
             self.findings.append(f"Not recognised. {error}")
             self._rule = "is only for models that are recognised"
@@ -69,7 +72,7 @@ class Conversion:
         return self.ways[name]
 
     def write(self, way: Way, output: Path, tolerance: float, images: str | None) -> Iterator[str]:
-        """Converts, writes, and proves that the answers at the training size stay the same.
+        """Converts, writes, proves that the answers at the training size stay the same, and runs it at other sizes.
 
         Args:
             way: One of `ways`.
@@ -78,30 +81,46 @@ class Conversion:
             images: What `given_images` takes; None proves it on random images alone.
 
         Yields:
-            What was proved, a sentence for each kind of images.
+            What was proved, a sentence for each kind of images, and which sizes it takes.
 
         Raises:
-            UserError: The answers differ, or the model or the images cannot be written or read. Nothing is written.
+            UserError: The answers differ, it does not run on larger images, or the model or the images cannot be
+                written or read. Nothing is written.
         """
         with saved_model(way.convert(self.model, self._parts, self.size), output, "output") as beside:
-            # What was written is what is held against the original.
-            yield from self._proofs(load_model(beside, "output"), way, tolerance, images)
+            # What was written is what is held against the original, and what is run.
+            converted = load_model(beside, "output")
+            yield from self._proofs(converted, way, tolerance, images)
+            runs = Runs(converted)
+            for failure in runs.failures(larger_sizes(self.size)):
+                raise UserError(f"way={way.name}: {failure}. Nothing was written. {self._other_way(way)}")
+            yield f"Takes images of {size_text(runs.smallest(self.size))} px and more."
 
-    def smallest(self, way: Way) -> Size:
-        """The smallest image in pixels, of the shape of those of training, that the converted model takes."""
-        if self._parts is None or isinstance(way, ImageWay):
-            return (1, 1)
-        extractor, smallest = self._parts.extractor, self.size
-        for height in range(self.size[0] - 1, 0, -1):
-            smaller = of_shape(self.size, height)
-            try:
-                shape = extractor.compute_output_shape((None, *smaller, extractor.input_shape[-1]))
-            except ValueError:  # No map is left.
-                break
-            if min(shape[1:3]) < 1 or way.refusal(self._parts.map_size, shape[1:3]) is not None:
-                break
-            smallest = smaller
-        return smallest
+    def _other_way(self, way: Way) -> str:
+        exact = next(name for name, other in self.ways.items() if isinstance(other, ImageWay))
+        return "Use another model." if way.name == exact else f"Use way={exact}."
+
+    def _more_than_rounding(self, way: Way, images: np.ndarray) -> str:
+        first, second = (np.asarray(self.model(images, training=False)) for _ in range(2))
+        if not np.array_equal(first, second):
+            return "The model itself answers differently each time: a layer of it is called with training=True."
+        return f"That is more than rounding: {way.name} is not for this model. {self._other_way(way)}"
+
+    def _take_apart(self) -> Parts:
+        """The model's parts, if its extractor runs on larger images.
+
+        Raises:
+            NotRecognizedError: It does not, or the parts cannot be recognised.
+        """
+        parts = take_apart(self.model, self.size)
+        failures = Runs(parts.extractor).failures(larger_sizes(self.size))
+        if failures:
+            one, first = len(failures) == len(larger_sizes(self.size)), failures[0]
+            rule = f"{first.layer} is for one image size alone" if one and first.layer else str(first)
+            raise NotRecognizedError(
+                f"What comes before the {parts.collapse.value} is not fully convolutional: {rule}."
+            )
+        return parts
 
     def _proofs(self, converted: keras.Model, way: Way, tolerance: float, given: str | None) -> Iterator[str]:
         original, shape = self.model, (*self.size, self.model.input_shape[-1])
@@ -122,11 +141,14 @@ class Conversion:
             found = f"largest difference {difference:.1e}, outputs up to {largest:.3g}"
             text = f"at {size_text(self.size)} px on {what}: {found}"
             if not difference <= tolerance * largest:
-                exact = next(name for name, other in self.ways.items() if isinstance(other, ImageWay))
+                rounding = (
+                    "If that is rounding, as in sums of large numbers before a softmax, allow it with "
+                    f"tolerance={10 * difference / largest:.0e}; else use another way."
+                )
                 raise UserError(
                     f"way={way.name}: the converted model does not answer like the original {text}; tolerance "
-                    f"{tolerance:.0e} of these. Nothing was written. If that is rounding, as in sums of large numbers "
-                    f"before a softmax, allow it with tolerance=1e-4; else use way={exact}."
+                    f"{tolerance:.0e} of these. Nothing was written. "
+                    + (rounding if difference <= MOST_ROUNDING * largest else self._more_than_rounding(way, batch))
                 )
             yield f"Same answers {text}"
 

@@ -20,6 +20,8 @@ class Collapse(Enum):
     """Every cell on its own; pooling over part of the map before it counts as part of the extractor."""
     average = "AveragePooling2D over the whole map"
     global_average = "GlobalAveragePooling2D"
+    max = "MaxPooling2D over the whole map"
+    global_max = "GlobalMaxPooling2D"
 
 
 class NotRecognizedError(UserError):
@@ -33,7 +35,7 @@ class Parts:
     Attributes:
         extractor: From images (N, ?, ?, C) to feature maps (N, ?, ?, F).
         collapse: How the map becomes a vector.
-        dense: What turns the vector into the model's outputs: Dense, Dropout, activation and batch-norm layers. None of
+        dense: What turns the vector into the model's outputs: Dense layers, and what `vector_layers` knows. None of
             them where the map has a channel a class, whose mean is the output.
         map_size: Height and width of the feature map at the size of training.
         image_size: That size, in pixels.
@@ -42,10 +44,10 @@ class Parts:
 
     extractor: keras.Model
     collapse: Collapse
-    dense: tuple[keras.Layer, ...]
+    dense: tuple[keras.Operation, ...]
     map_size: Size
     image_size: Size
-    before_dense: tuple[keras.Layer, ...] = ()
+    before_dense: tuple[keras.Operation, ...] = ()
 
     @property
     def has_dense(self) -> bool:

@@ -223,7 +223,8 @@ ENDINGS: dict[str, tuple[Layers, tuple[int, int, int]]] = {
         (14, 14, 10),
     ),
     "1×1 by strides": (lambda x: layers.Flatten()(layers.Conv2D(9, 3, strides=14, padding="same")(x)), (1, 1, 9)),
-    "1×1 by maxima": (lambda x: layers.Flatten()(layers.MaxPooling2D(14)(x)), (1, 1, 4)),
+    "largest of the whole map": (lambda x: layers.Flatten()(layers.MaxPooling2D(14)(x)), (14, 14, 4)),
+    "window of most of the map": (lambda x: layers.Flatten()(layers.MaxPooling2D(13)(x)), (1, 1, 4)),
 }
 
 
@@ -232,6 +233,49 @@ def test_the_cut_is_before_what_collapses_the_map(name: str, tmp_path: Path) -> 
     ending, expected_shape = ENDINGS[name]
     backbone = FromModel(path=saved(functional(lambda x: ending(stem(x))), tmp_path))
     assert backbone.map_shape(backbone.build(channels=1), (28, 28)) == expected_shape
+
+
+@pytest.mark.long
+def test_a_model_called_in_inference_mode_stays_in_it_and_takes_every_size(tmp_path: Path) -> None:
+    """As Keras's guide to transfer learning has it; an Add layer takes no such argument."""
+    inner = keras.Input((28, 28, 1))
+    x = layers.BatchNormalization()(stem(inner))
+    base = keras.Model(inner, layers.Add()([x, x]))
+    path = saved(functional(lambda x: layers.GlobalAveragePooling2D()(base(x, training=False))), tmp_path)
+    backbone = FromModel(path=path)
+    built = backbone.build(channels=1)
+    assert [backbone.map_shape(built, (side, side)) for side in (28, 57)] == [(14, 14, 4), (29, 29, 4)]
+    images = pixels(2, 28, 28, 1)
+    assert np.array_equal(built(images, training=True), built(images, training=False))
+    fresh = FromModel(path=path, fresh_weights=True).build(channels=1)  # From scratch, batch norm has to learn.
+    assert not np.array_equal(fresh(images, training=True), fresh(images, training=False))
+
+
+def test_a_flatten_of_another_order_after_the_cut_does_not_matter(tmp_path: Path) -> None:
+    path = saved(functional(lambda x: layers.Flatten(data_format="channels_first")(stem(x))), tmp_path)
+    backbone = FromModel(path=path)
+    assert backbone.map_shape(backbone.build(channels=1), (28, 28)) == (14, 14, 4)
+
+
+def test_other_formats_are_told_what_they_are(tmp_path: Path) -> None:
+    model = sequential()
+    old, weights, exported = (tmp_path / name for name in ("old.h5", "my.weights.h5", "exported"))
+    model.save(old)
+    model.save_weights(weights)
+    model.export(exported, verbose=False)
+    keras_2 = tmp_path / "keras_2"
+    shutil.copytree(exported, keras_2)
+    (keras_2 / "keras_metadata.pb").touch()
+    for path, message in (
+        (old, "is a model in the older HDF5 format. Run python -c"),
+        (weights, "holds weights alone, without the layers. Build the model, read them with model.load_weights"),
+        (exported, "is a SavedModel, a directory: it holds what the model computes, but not its layers."),
+        (keras_2, "is a SavedModel of Keras 2, a directory. Where tf_keras is installed"),
+        (tmp_path, "is a directory. Give the path of a .keras file"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            FromModel(path=str(path))
+        assert str(caught.value).startswith(f"backbone.path={path}: {message}")
 
 
 @pytest.mark.long
@@ -397,6 +441,11 @@ REFUSED: dict[str, tuple[Callable[[], keras.Model], str]] = {
         lambda: functional(_dense_in_between),
         "is not fully convolutional up to the cut: bottleneck (Dense) takes no image size but the model's own, "
         "28×28×1. Cut before it with backbone.layer=NAME, or replace it in the model.",
+    ),
+    "weights of the map's size": (
+        lambda: functional(lambda x: layers.Flatten()(layers.PReLU(name="own")(stem(x)))),
+        "is not fully convolutional up to the cut: own (PReLU) takes no image size but the model's own, 28×28×1; at "
+        "42×42 px: Incompatible shapes: [14,14,4] vs. [1,21,21,4]. Cut before it with backbone.layer=stem, or replace",
     ),
     "Reshape in between": (
         lambda: functional(_reshape_in_between),

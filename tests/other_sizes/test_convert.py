@@ -116,7 +116,11 @@ def test_mistakes_get_one_message_and_write_nothing(sequential: Path, tmp_path: 
         ([f"model={code}"], "holds code (such as a Lambda layer), which is never run. Replace it by layers of Keras."),
         ([f"model={tmp_path / 'no.keras'}"], "there is no such file"),
         ([f"model={short}"], "is not in Keras's .keras format, or is cut short"),
-        ([f"model={old}"], "is not in Keras's .keras format"),
+        (
+            [f"model={old}"],
+            f"model in the older HDF5 format. Run python -c \"import keras; keras.saving.load_model('{old}', "
+            f"compile=False).save('{tmp_path / 'old.keras'}')\" and give {tmp_path / 'old.keras'}.",
+        ),
         ([f"model={anything}", "way=dense_to_conv"], "image_size=None: is needed"),
         (
             [f"model={sequential}", "image_size=[9,9]"],
@@ -193,15 +197,17 @@ ENDS = {
     "Flatten": [layers.Flatten()],
     "AveragePooling2D over the whole map": [layers.AveragePooling2D(6), layers.Flatten()],
     "GlobalAveragePooling2D": [layers.GlobalAveragePooling2D()],
-    "a maximum": [layers.GlobalMaxPooling2D()],
+    "MaxPooling2D over the whole map": [layers.MaxPooling2D(6), layers.Flatten()],
+    "GlobalMaxPooling2D": [layers.GlobalMaxPooling2D()],
+    "a mean of rows": [layers.Reshape((36, 4)), layers.GlobalAveragePooling1D()],
 }
 ALLOWED = {
     "resize_input": set(ENDS),
-    "global_pool": {"AveragePooling2D over the whole map"},
+    "global_pool": {"AveragePooling2D over the whole map", "MaxPooling2D over the whole map"},
     "resize_map": {"Flatten"},
     "interpolate_map": {"Flatten"},
-    "dense_to_conv": set(ENDS) - {"a maximum"},
-    "dense_to_conv_mean_max": set(ENDS) - {"a maximum"},
+    "dense_to_conv": set(ENDS) - {"a mean of rows"},
+    "dense_to_conv_mean_max": set(ENDS) - {"a mean of rows"},
 }
 
 
@@ -218,7 +224,11 @@ def test_every_way_is_for_some_ends_and_refuses_the_others(end: str, way: str, t
         return
     with pytest.raises(UserError) as caught:
         _convert(*arguments)
-    rule = "is only for models that are recognised" if end == "a maximum" else f"is not for a model that ends in {end}"
+    rule = (
+        "is only for models that are recognised"
+        if end == "a mean of rows"
+        else f"is not for a model that ends in {end}"
+    )
     assert str(caught.value).startswith(f"way={way}: {rule}. Use resize_input")
 
 

@@ -62,8 +62,9 @@ TAILS: list[tuple[Head, Collapse | None, list[str]]] = [
     # Class maps need no Dense layer after their mean, and none is made a convolution.
     (ConvPool(hidden_filters=[8]), Collapse.global_average, []),
     (ConvPool(hidden_filters=[8], class_relu=True, pool="full_window"), Collapse.average, ["global_pool"]),
-    # Maxima, powers and pyramids take any size as they are.
-    *((head, None, []) for head in (GlobalMaxPool(), GeneralizedMeanPool(), SpatialPyramidPool())),
+    (GlobalMaxPool(), Collapse.global_max, GLOBAL_WAYS),
+    # Powers and pyramids take any size as they are.
+    *((head, None, []) for head in (GeneralizedMeanPool(), SpatialPyramidPool())),
     (AdaptiveAveragePool(), None, []),
     (AverageMaxPool(), None, []),
     (AttentionPool(), None, []),
@@ -271,16 +272,16 @@ class _Subclassed(keras.Model):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (_two_ends, r"add\w* \(Add\) is not a Dense layer that gives the outputs"),
+        (_two_ends, r"add\w* \(Add\) is not a layer that gives the outputs"),
         (_fixed_by_a_reshape, r"before the Flatten is not fully convolutional: .* shape \(None, 8, 8, 1\)"),
         (_fixed_by_a_dense_layer, r"before the Flatten is not fully convolutional: .* shape \(None, 6, 6, 2\)"),
         (_Subclassed, "computes by code of its own"),
         (
-            lambda: build_model(SmallFcn(), GlobalMaxPool(), (8, 8, 1), 3, 0),
-            r"\(GlobalMaxPooling2D\) is neither Flatten nor",
+            lambda: build_model(SmallFcn(), GeneralizedMeanPool(), (8, 8, 1), 3, 0),
+            r"is neither Flatten nor pooling over the whole map",
         ),
     ],
-    ids=["two ends", "reshape", "dense inside", "subclassed", "maximum"],
+    ids=["two ends", "reshape", "dense inside", "subclassed", "powers"],
 )
 def test_what_cannot_be_recognised_is_named(model: type[keras.Model], reason: str) -> None:
     with pytest.raises(NotRecognizedError, match=reason):

@@ -91,7 +91,7 @@ class MapWay(Way):
         return keras.Model(images, self.outputs(parts.extractor(images), parts))
 
 
-def apply_layers(layers: Sequence[keras.Layer], x: KerasTensor) -> KerasTensor:
+def apply_layers(layers: Sequence[keras.Operation], x: KerasTensor) -> KerasTensor:
     """What the layers, one after the other, make of `x`."""
     for layer in layers:
         x = layer(x)

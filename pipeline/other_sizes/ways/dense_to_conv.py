@@ -24,17 +24,17 @@ class DenseToConv(MapWay):
         "Sermanet et al., OverFeat, 2013, section 3.5; Long, Shelhamer, Darrell, Fully Convolutional Networks, 2014"
     )
     color, marker, line = "#009E73", "P", "-."
-    collapses = (Collapse.flatten, Collapse.average, Collapse.global_average)
+    collapses = tuple(Collapse)
 
     def is_for(self, parts: Parts | None) -> bool:
-        import keras
+        from pipeline.other_sizes.vector_layers import goes_on_maps, is_alike
 
         if parts is None or not parts.has_dense or not super().is_for(parts):
             return False
-        # Of a flattened map they treat all cells together, and no convolution does.
-        together = keras.layers.BatchNormalization | keras.layers.Softmax
-        bound = any(isinstance(layer, together) for layer in parts.before_dense)
-        return not (bound and parts.collapse is Collapse.flatten)
+        body, _, _ = _split_at_last(parts.dense)
+        # Before the first Dense layer, a flattened map is no vector at each position.
+        flattened = parts.before_dense if parts.collapse is Collapse.flatten else ()
+        return all(map(goes_on_maps, body)) and all(map(is_alike, flattened))
 
     def refusal(self, native: Size, size: Size) -> str | None:
         if size[0] >= native[0] and size[1] >= native[1]:
@@ -44,16 +44,20 @@ class DenseToConv(MapWay):
     def outputs(self, feature_map: KerasTensor, parts: Parts) -> KerasTensor:
         import keras
 
+        from pipeline.other_sizes.vector_layers import of_rank
+
         x = _at_least(feature_map, parts.map_size)
         if parts.collapse is not Collapse.flatten:
-            x = keras.layers.AveragePooling2D(parts.map_size, strides=1, dtype=POOLING_DTYPE)(x)
+            maxima = parts.collapse in (Collapse.max, Collapse.global_max)
+            pooling = keras.layers.MaxPooling2D if maxima else keras.layers.AveragePooling2D
+            x = pooling(parts.map_size, strides=1, dtype=POOLING_DTYPE)(x)
         windows = parts.map_size if parts.collapse is Collapse.flatten else (1, 1)
         body, last, ending = _split_at_last(parts.dense)
         for layer in body:
             if isinstance(layer, keras.layers.Dense):
                 x, windows = _as_convolution(layer, x, windows, layer.activation), (1, 1)
             else:
-                x = _copy_for_maps(layer)(x)
+                x = of_rank(layer, 4, x.shape[-1])(x)
         x = self.reduce(_as_convolution(last, x, windows, None))
         return apply_layers(ending, keras.layers.Activation(last.activation, dtype=last.dtype_policy)(x))
 
@@ -89,8 +93,8 @@ def _at_least(feature_map: KerasTensor, size: Size) -> KerasTensor:
 
 
 def _split_at_last(
-    layers: Sequence[keras.Layer],
-) -> tuple[Sequence[keras.Layer], keras.layers.Dense, Sequence[keras.Layer]]:
+    layers: Sequence[keras.Operation],
+) -> tuple[Sequence[keras.Operation], keras.layers.Dense, Sequence[keras.Operation]]:
     """The layers before the last Dense layer, that one, and what follows it."""
     import keras
 
@@ -111,18 +115,3 @@ def _as_convolution(
     answers = convolution(x)
     convolution.set_weights([np.reshape(kernel, (*window, -1, dense.units)), *bias])
     return answers
-
-
-def _copy_for_maps(layer: keras.Layer) -> Callable[[KerasTensor], KerasTensor]:
-    """A layer on vectors as one on maps, which treats every position like a vector."""
-    config = layer.get_config()
-    if "axis" in config:
-        config["axis"] = -1  # Of vectors (N, F), 1 is the same.
-    copy = type(layer).from_config(config)
-
-    def on_maps(x: KerasTensor) -> KerasTensor:
-        result = copy(x)
-        copy.set_weights(layer.get_weights())
-        return result
-
-    return on_maps

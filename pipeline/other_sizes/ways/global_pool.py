@@ -1,4 +1,4 @@
-"""The window of AveragePooling2D grows with the map."""
+"""The window of a pooling over the whole map grows with it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 class GrowingWindow(MapWay):
     name = "global_pool"
-    rule = "the window of AveragePooling2D grows with the map, which makes it GlobalAveragePooling2D"
+    rule = "the window of the pooling over the whole map grows with it, as that of global pooling"
     source = "Lin, Chen, Yan, Network In Network, 2013, section 3.2"
     color, marker, line = "#0072B2", "D", "-."
-    collapses = (Collapse.average,)
+    collapses = (Collapse.average, Collapse.max)
 
     def outputs(self, feature_map: KerasTensor, parts: Parts) -> KerasTensor:
         import keras
 
-        return apply_layers(parts.dense, keras.layers.GlobalAveragePooling2D(dtype=POOLING_DTYPE)(feature_map))
+        maxima = parts.collapse is Collapse.max
+        pooling = keras.layers.GlobalMaxPooling2D if maxima else keras.layers.GlobalAveragePooling2D
+        return apply_layers(parts.dense, pooling(dtype=POOLING_DTYPE)(feature_map))
