@@ -121,9 +121,13 @@ def test_a_way_that_answers_otherwise_at_the_training_size_has_a_point_of_its_ow
     for seed in range(2):
         as_is, other = right_answers(0.9, seed), right_answers(0.7, seed)
         right = {
-            **{"test": as_is, "resize_008px": as_is, "resize_016px": other},
-            **{"resize_008px.resize_input": as_is, "resize_016px.resize_input": as_is},
-            **{"resize_008px.refit_dense_all": other, "resize_016px.refit_dense_all": as_is},
+            "test": as_is,
+            "resize_008px": as_is,
+            "resize_016px": other,
+            "resize_008px.resize_input": as_is,
+            "resize_016px.resize_input": as_is,
+            "resize_008px.refit_dense_all": other,
+            "resize_016px.refit_dense_all": as_is,
         }
         rows.append(run_row("global_average_pool", seed, right))
     (group,) = analyse(pd.DataFrame(rows), STATISTICS, ASKS)
