@@ -10,10 +10,13 @@ from pipeline.cli.command import command
 from pipeline.cli.terminal import console, import_tensorflow
 from pipeline.common.size import size_text
 from pipeline.config import ConvertConfig, absolute, to_typed
+from pipeline.other_sizes.ways import REFITS
 
 
 def convert(config: ConvertConfig) -> Path | None:
     """Converts, proves that the answers at the training size stay the same, and writes the model.
+
+    A way that fits weights again changes the answers; what it changes is measured and said.
 
     Returns:
         The file; None if no way was chosen, and only those that there are were printed.
@@ -22,6 +25,7 @@ def convert(config: ConvertConfig) -> Path | None:
         UserError: The model cannot be loaded, taken apart or written, the way is not for it, or the answers differ.
     """
     from pipeline.other_sizes.convert import Conversion
+    from pipeline.other_sizes.refit_convert import refit_and_write
     from pipeline.tracking.models import load_source
 
     def say(line: str) -> None:
@@ -34,7 +38,18 @@ def convert(config: ConvertConfig) -> Path | None:
     if config.way is None:
         for name, way in conversion.ways.items():
             say(f"  way={name}: {way.rule}")
+        for refit in REFITS:
+            say(f"  way={refit.name}, with images=DIR and sizes=[…]: {refit.rule}")
         return None
+    refit = next((way for way in REFITS if way.name == config.way), None)
+    if refit is not None:
+        assert config.sizes and config.images  # The settings were checked.
+        say(f"{refit.name}: {refit.rule}")
+        output = absolute(config.output or f"{source.name}-{refit.name}.keras")
+        for line in refit_and_write(source.model, conversion.size, refit, config.sizes, config.images, output):
+            say(line)
+        say(f"Written: {output}")
+        return output
     way = conversion.way(config.way)
     say(f"{way.name}: {way.rule}")
     output = absolute(config.output or f"{source.name}-{way.name}.keras")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import keras
@@ -14,6 +15,9 @@ import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.common.condition import AS_IS, Condition, Mode
+from pipeline.common.errors import UserError
+from pipeline.config import ConvertConfig, to_typed
+from pipeline.convert import convert
 from pipeline.data import source
 from pipeline.data.batches import Data
 from pipeline.data.settings import Dataset
@@ -41,7 +45,7 @@ from pipeline.other_sizes.refit import (
 from pipeline.other_sizes.refit_sizes import RefittedHeads
 from pipeline.other_sizes.settings import SizeProbe
 from pipeline.other_sizes.ways import ALL_WAYS, REFITS, WAYS
-from tests.conftest import run_program
+from tests.conftest import composed, run_program
 
 NAMES = ["refit_dense", "refit_dense_all"]
 
@@ -299,6 +303,88 @@ def test_the_features_in_memory_are_bounded(
     monkeypatch.setattr("pipeline.other_sizes.refit_sizes.fit_classifier", counted)
     _refitted(untrained, digits, SizeProbe(sizes=[6, 8, 12]))
     assert counts == [100, 100, 100, 100, 99, 99]  # 6 px and 12 px in two modes; all sizes in two modes.
+
+
+@pytest.fixture(scope="module")
+def grays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty images of each of three levels of gray, which random convolutions and a mean tell apart."""
+    folder = tmp_path_factory.mktemp("grays")
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "gray", "light")):
+        (folder / name).mkdir()
+        for index in range(20):
+            pixels = np.clip(generator.normal(40 + 80 * label, 5, (12, 12, 1)), 0, 255)
+            keras.utils.save_img(folder / name / f"{index}.png", pixels, scale=False)
+    return folder
+
+
+def _own_model(path: Path, *ends: keras.layers.Layer) -> keras.Model:
+    layers = keras.layers
+    stack = [layers.Input((8, 8, 1)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3, activation="relu"), *ends]
+    model = keras.Sequential(stack)
+    model.save(path)
+    return model
+
+
+def _convert(*overrides: str) -> Path | None:
+    return convert(to_typed(composed(*overrides, command="convert"), ConvertConfig))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", NAMES)
+def test_a_users_own_model_is_refitted_and_what_it_changes_is_said(
+    way: str, grays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = keras.layers.AveragePooling2D(6), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")
+    original = _own_model(tmp_path / "own.keras", *ends)
+    output = _convert(
+        *(f"model={tmp_path / 'own.keras'}", f"way={way}", "sizes=[16]", f"images={grays}"),
+        f"output={tmp_path / 'any.keras'}",
+    )
+    assert output is not None
+    said = capsys.readouterr().out
+    at = {"refit_dense": "16×16", "refit_dense_all": "8×8, 16×16"}[way]
+    assert f"Fitted on 48 images of {grays} at {at} px" in said  # 12 of 60 are held out: 4 of each class.
+    assert "At 16×16 px on 12 held-out images: accuracy 1.000 after; the original refuses that size" in said
+    assert re.search(r"At 8×8 px, the size of training, on 12 held-out images: accuracy 0\.\d+ before, ", said)
+    assert "Same answers" not in said
+    assert "It is another model than the original, also at 8×8 px." in said
+    loaded = keras.saving.load_model(output, safe_mode=True)
+    levels = np.array([40, 120, 200]).reshape(3, 1, 1, 1)
+    assert loaded(np.ones((1, 16, 16, 1)) * levels).numpy().argmax(axis=1).tolist() == [0, 1, 2]
+    assert loaded(np.zeros((1, 30, 20, 1))).numpy().sum() == pytest.approx(1)  # A softmax, as the original's.
+    kernels = [model.get_layer(original.layers[1].name).get_weights()[0] for model in (original, loaded)]
+    assert np.array_equal(*kernels)  # The convolution stays.
+
+
+@pytest.mark.long
+def test_a_refit_that_cannot_be_is_refused_with_one_message(grays: Path, tmp_path: Path) -> None:
+    for name, ends in {
+        "own": (keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)),
+        "two": (keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)),
+        "sigmoid": (keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "sigmoid")),
+    }.items():
+        _own_model(tmp_path / f"{name}.keras", *ends)
+    (tmp_path / "empty").mkdir()
+    refit, images, sizes = "way=refit_dense", f"images={grays}", "sizes=[16]"
+    for overrides, message in (
+        (("model=own.keras", refit, images), "sizes=None: way=refit_dense needs one height, from 1 to 65,535 px"),
+        (("model=own.keras", refit, images, "sizes=[12,16]"), "sizes=[12, 16]: way=refit_dense needs one height"),
+        (("model=own.keras", refit, sizes), "images=None: way=refit_dense needs training images"),
+        (("model=own.keras", "way=resize_input", sizes), "sizes=[16]: is for way=refit_dense or refit_dense_all alone"),
+        (("model=two.keras", refit, sizes, images), "has 3 classes (dark, gray, light), and the model has 2"),
+        (("model=sigmoid.keras", refit, sizes, images), "way=refit_dense: is not for this model. dense"),
+        (("model=own.keras", refit, sizes, "images=/no/such"), "images=/no/such: there is no such directory"),
+        (("model=own.keras", refit, sizes, f"images={tmp_path / 'empty'}"), "cannot be used: "),
+        (("model=own.keras", refit, "sizes=[2]", images), "sizes=2×2: "),
+    ):
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(UserError) as caught:
+            _convert(
+                *(text.replace("model=", f"model={tmp_path}/") for text in overrides), f"output={tmp_path}/y.keras"
+            )
+        assert message in str(caught.value), overrides
+        assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.program
