@@ -38,8 +38,8 @@ def convert(config: ConvertConfig) -> Path | None:
     if config.way is None:
         for name, way in conversion.ways.items():
             say(f"  way={name}: {way.rule}")
-        for refit in REFITS:
-            say(f"  way={refit.name}, with images=DIR and sizes=[…]: {refit.rule}")
+        for fitting in REFITS:
+            say(f"  way={fitting.name}, with images=DIR and sizes=[…]: {fitting.rule}")
         return None
     refit = next((way for way in REFITS if way.name == config.way), None)
     if refit is not None:

@@ -59,6 +59,13 @@ def refit_and_write(
         split = _read(images, size, cut)[0]
         indices = drawn(split.labels, most, number)
         features.append(_outputs(cut.features, split, indices, size))
+        require(
+            bool(np.ptp(features[-1], axis=0).any()),
+            "sizes",
+            size_text(size),
+            "all images of that size have the same features, as where no feature map is left",
+            "Use larger ones.",
+        )
         labels.append(split.labels[indices])
     fitted = fit_classifier(np.concatenate(features), np.concatenate(labels), cut.classifier)
     yield f"Fitted on {len(labels[0]):,} images of {images} at {', '.join(map(size_text, fitted_on))} px"

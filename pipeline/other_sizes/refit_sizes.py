@@ -83,10 +83,15 @@ class RefittedHeads:
         return found
 
     def _takes(self, size: Size) -> bool:
-        """Whether backbone and head make features of images of a size."""
+        """Whether backbone and head make features of images of a size, and other ones of other maps.
+
+        Of an empty map, as a window that does not fit leaves, TensorFlow makes zeros or NaN.
+        """
         try:
             shape = self._plan.geometry.map_shape(size)
-            return bool(np.isfinite(self._features_of(np.zeros((1, *shape), np.float32))).all())
+            maps = np.random.default_rng(0).random((2, *shape), np.float32)
+            first, second = self._features_of(maps).numpy()
+            return bool(np.isfinite(first).all() and np.any(first != second))
         except (ImageSizeError, ValueError, tf.errors.InvalidArgumentError):
             return False
 

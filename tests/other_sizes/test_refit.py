@@ -208,8 +208,8 @@ class _Closed(ImageSplit):
         raise AssertionError("an image was read")
 
 
-def _refitted(model: keras.Model, data: Data, probe: SizeProbe) -> RefittedHeads:
-    plan = SizePlan(SmallFcn(), GlobalAveragePool(), data.facts)
+def _refitted(model: keras.Model, data: Data, probe: SizeProbe, head: Head) -> RefittedHeads:
+    plan = SizePlan(SmallFcn(), head, data.facts)
     cut = cut_before_last_dense(model.get_layer("head"), plan.native_map)
     return RefittedHeads(cut, REFITS, compiled(model.get_layer("backbone")), data, plan, probe, None)
 
@@ -234,7 +234,7 @@ def test_fits_look_at_training_images_alone(digits: Data, untrained: keras.Model
             for name, heads in refitted.at((12, 12)).items()
             for mode, head in heads.items()
         }
-        for refitted in (_refitted(untrained, data, probe) for data in (digits, poisoned))
+        for refitted in (_refitted(untrained, data, probe, GlobalAveragePool()) for data in (digits, poisoned))
     ]
     assert list(answers[0]) == [(name, mode) for name in NAMES for mode in Mode]
     for key, expected in answers[0].items():
@@ -287,6 +287,16 @@ def test_a_head_that_cannot_be_cut_goes_without(digits: Data) -> None:
     assert native.ways == {}
 
 
+@pytest.mark.long
+def test_a_size_that_leaves_no_features_is_refused(tmp_path: Path) -> None:
+    """The window of 2×2 cells does not fit into the map of 4 px, one cell; nor are there maps of 3 px."""
+    larger = source.load(Dataset(name="digits", version="1.0.0", image_size=[16, 16]), 0, tmp_path)
+    head = AveragePool(pool_size=[2, 2], strides=[1, 1])
+    model = build_model(SmallFcn(), head, (16, 16, 1), 10, seed=0)
+    refitted = _refitted(model, larger, SizeProbe(sizes=[3, 4, 12], refit_images=100), head)
+    assert [list(refitted.at((side, side))) for side in (3, 4, 12)] == [[], [], NAMES]
+
+
 def test_the_features_in_memory_are_bounded(
     digits: Data, untrained: keras.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +311,7 @@ def test_the_features_in_memory_are_bounded(
     assert MOST_NUMBERS == 2**26
     monkeypatch.setattr("pipeline.other_sizes.refit_sizes.MOST_NUMBERS", 64 * 100)
     monkeypatch.setattr("pipeline.other_sizes.refit_sizes.fit_classifier", counted)
-    _refitted(untrained, digits, SizeProbe(sizes=[6, 8, 12]))
+    _refitted(untrained, digits, SizeProbe(sizes=[6, 8, 12]), GlobalAveragePool())
     assert counts == [100, 100, 100, 100, 99, 99]  # 6 px and 12 px in two modes; all sizes in two modes.
 
 
@@ -376,7 +386,10 @@ def test_a_refit_that_cannot_be_is_refused_with_one_message(grays: Path, tmp_pat
         (("model=sigmoid.keras", refit, sizes, images), "way=refit_dense: is not for this model. dense"),
         (("model=own.keras", refit, sizes, "images=/no/such"), "images=/no/such: there is no such directory"),
         (("model=own.keras", refit, sizes, f"images={tmp_path / 'empty'}"), "cannot be used: "),
-        (("model=own.keras", refit, "sizes=[2]", images), "sizes=2×2: "),
+        (
+            ("model=own.keras", refit, "sizes=[2]", images),
+            "sizes=2×2: ",
+        ),  # No map is left: TensorFlow makes zeros or NaN.
     ):
         before = sorted(tmp_path.iterdir())
         with pytest.raises(UserError) as caught:
