@@ -9,10 +9,13 @@ from omegaconf import DictConfig
 from pipeline.cli.command import command
 from pipeline.cli.terminal import console, import_tensorflow
 from pipeline.config import ConvertConfig, absolute, to_typed
+from pipeline.other_sizes.ways import REFITS
 
 
 def convert(config: ConvertConfig) -> Path | None:
     """Converts, proves that the answers at the training size stay the same, and writes the model.
+
+    A way that fits weights again changes the answers; what it changes is measured and said.
 
     Returns:
         The file; None if no way was chosen, and only those that there are were printed.
@@ -21,6 +24,7 @@ def convert(config: ConvertConfig) -> Path | None:
         UserError: The model cannot be loaded, taken apart or written, the way is not for it, or the answers differ.
     """
     from pipeline.other_sizes.convert import Conversion
+    from pipeline.other_sizes.refit_convert import refit_and_write
     from pipeline.tracking.models import load_source
 
     def say(line: str) -> None:
@@ -33,7 +37,18 @@ def convert(config: ConvertConfig) -> Path | None:
     if config.way is None:
         for name, way in conversion.ways.items():
             say(f"  way={name}: {way.rule}")
+        for fitting in REFITS:
+            say(f"  way={fitting.name}, with images=DIR and sizes=[…]: {fitting.rule}")
         return None
+    refit = next((way for way in REFITS if way.name == config.way), None)
+    if refit is not None:
+        assert config.sizes and config.images  # The settings were checked.
+        say(f"{refit.name}: {refit.rule}")
+        output = absolute(config.output or f"{source.name}-{refit.name}.keras")
+        for line in refit_and_write(source.model, conversion.size, refit, config.sizes, config.images, output):
+            say(line)
+        say(f"Written: {output}")
+        return output
     way = conversion.way(config.way)
     say(f"{way.name}: {way.rule}")
     output = absolute(config.output or f"{source.name}-{way.name}.keras")

@@ -175,11 +175,21 @@ def answers_by_condition(runs: pd.DataFrame, test_height: int | None) -> dict[Co
     for column in runs:
         name = str(column)
         condition = Condition.parse(name.removeprefix(ANSWERS)) if name.startswith(ANSWERS) else None
-        # What the probe measured at the training size is `test` again, perhaps on fewer images.
-        if condition is None or condition.height == test_height or not runs[column].notna().all():
+        if condition is None or not runs[column].notna().all():
+            continue
+        if condition.height == test_height and not _differs_from_as_is(runs, condition):
             continue
         found[condition] = np.stack([unpack(packed) for packed in runs[column]])
     return found
+
+
+def _differs_from_as_is(runs: pd.DataFrame, condition: Condition) -> bool:
+    """Whether the models answer otherwise than as they are, at the training size and run in some way.
+
+    As they are, what the probe measured there is `test` again, perhaps on fewer images.
+    """
+    as_is = f"{ANSWERS}{Condition(condition.mode, condition.height)}"
+    return as_is in runs and not runs[f"{ANSWERS}{condition}"].equals(runs[as_is])
 
 
 def listed(seeds: Sequence[int] | set[int]) -> str:

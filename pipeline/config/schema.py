@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipeline.common.errors import suggestion
-from pipeline.common.settings import PLAIN_NAME, Settings, is_plain_name
+from pipeline.common.settings import PLAIN_NAME, Settings, is_plain_name, is_side
 from pipeline.comparison.settings import Asks, Statistics
 from pipeline.config.launch import Launch
 from pipeline.config.paths import absolute
@@ -18,7 +18,7 @@ from pipeline.heads import HEADS
 from pipeline.heads.base import Head
 from pipeline.models.backbones.base import Backbone
 from pipeline.other_sizes.settings import SizeProbe
-from pipeline.other_sizes.ways import WAYS
+from pipeline.other_sizes.ways import ALL_WAYS, REFITS
 from pipeline.tracking.settings import DASHBOARD_PORT, Tracking
 from pipeline.training.settings import KeepWeights, Strategy, Training
 
@@ -225,7 +225,9 @@ class ConvertConfig(InOutputDir):
         output: The `.keras` file to write; null for one named after model and way in the working directory.
         image_size: [height, width] in pixels of the training images, where neither the model nor its run says.
         images: A `.npy` file of images (N, H, W, C) or a directory of image files, to prove the conversion on beside
-            random images; null for these alone.
+            random images; null for these alone. For a way that fits weights again, a directory with a folder a class.
+        sizes: Heights in pixels that a way that fits weights again does so for; widths keep the shape of the training
+            images.
         tolerance: Largest difference of the answers at the training size, relative to the largest answer (but at least
             to 1).
         tracking: Where the model was recorded, if an MLflow URI names it.
@@ -237,20 +239,42 @@ class ConvertConfig(InOutputDir):
     output: str | None = None
     image_size: list[int] | None = None
     images: str | None = None
+    sizes: list[int] | None = None
     tolerance: float = 1e-5
     tracking: Tracking = field(default_factory=Tracking)
     output_dir: str = "outputs"
 
     def __post_init__(self) -> None:
-        names = [way.name for way in WAYS]
+        names = [way.name for way in ALL_WAYS]
         self.require(
             "way",
             self.way is None or self.way in names,
             f"there is no such way; there are {', '.join(names)}",
             suggestion(self.way or "", names) or "Leave it out to see which the model allows.",
         )
+        self._check_refit()
         self.require_image_size("image_size", "[28,28]")
         self.require("tolerance", 0 < self.tolerance < 1, "must lie in (0, 1)", example=1e-5)
+
+    def _check_refit(self) -> None:
+        refit = next((way for way in REFITS if way.name == self.way), None)
+        if refit is None:
+            fitting = " or ".join(way.name for way in REFITS)
+            self.require("sizes", self.sizes is None, f"is for way={fitting} alone", "Leave it out.")
+            return
+        sizes = self.sizes or []
+        self.require(
+            "sizes",
+            (len(sizes) > 0 if refit.for_all_sizes else len(sizes) == 1) and all(map(is_side, sizes)),
+            f"way={self.way} needs {'heights' if refit.for_all_sizes else 'one height'}, from 1 to 65,535 px",
+            example="[56]",
+        )
+        self.require(
+            "images",
+            self.images is not None,
+            f"way={self.way} needs training images",
+            "Give a directory with a folder of image files for each class, images=DIR.",
+        )
 
 
 @dataclass

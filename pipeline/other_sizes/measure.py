@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -20,18 +21,23 @@ from pipeline.data.batches import Data
 from pipeline.heads.base import Head
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.base import ImageSizeError
-from pipeline.models.features import FeatureMaps, NoRoomError
+from pipeline.models.features import FeatureMaps
 from pipeline.models.predict import compiled
 from pipeline.other_sizes.gradient import seen_cells
-from pipeline.other_sizes.modes import MAKERS, canvas_places
+from pipeline.other_sizes.made_maps import MadeMaps
 from pipeline.other_sizes.parts import NotRecognizedError, Parts
 from pipeline.other_sizes.plan import ContractError, PlannedSize, SizePlan
+from pipeline.other_sizes.refit import cut_before_last_dense
+from pipeline.other_sizes.refit_sizes import RefittedHeads
 from pipeline.other_sizes.settings import SizeProbe
 from pipeline.other_sizes.take_apart import take_apart
-from pipeline.other_sizes.ways import ways_for
+from pipeline.other_sizes.ways import REFITS, ways_for
 from pipeline.other_sizes.ways.base import MapWay
 
 log = logging.getLogger("pipeline")
+
+ByMode: TypeAlias = Mapping[Mode, Callable[[np.ndarray], tf.Tensor]]
+"""The logits of feature maps of images that were made in each mode."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +147,9 @@ class _Measurement:
         test_labels: np.ndarray,
         features: FeatureMaps | None,
     ) -> None:
-        self._features = features
-        self._plan, self._probe, self._data = plan, probe, data
+        self._plan, self._data = plan, data
+        shown = np.arange(len(data.test_split))[: probe.max_images]
+        self._maps = MadeMaps(data.test_split, shown, plan, probe, features)
         self._backbone, self._head = model.get_layer("backbone"), model.get_layer("head")
         self._labels = test_labels[: probe.max_images]
         self._native_classes = test_logits.argmax(axis=1)[: probe.max_images]
@@ -164,22 +171,33 @@ class _Measurement:
             else:
                 self._extractors[way.name] = compiled(way.convert(self._backbone, None, data.facts.image_size))
                 self._on_images[way.name] = native_head
+        self._refitted: RefittedHeads | None = None
+        self._refits = [way for way in REFITS if way.name in (probe.ways or ())]
+        if self._refits:
+            try:
+                cut = cut_before_last_dense(self._head, plan.native_map)
+            except NotRecognizedError as error:
+                log.info("  %s left out: %s", ", ".join(way.name for way in self._refits), error)
+                self._refits = []
+            else:
+                extract = self._extractors[AS_IS]
+                self._refitted = RefittedHeads(cut, self._refits, extract, data, plan, probe, features)
 
     @property
     def ways(self) -> list[str]:
         """Names of the ways that are measured."""
-        return [*self._on_images, *self._on_maps]
+        return [*self._on_images, *self._on_maps, *(way.name for way in self._refits)]
 
     def at(self, size: Size) -> MeasuredSize:
         """What the model does with images of a size in pixels."""
         facts, native_map = self._data.facts, self._plan.native_map
         map_shape, rebuilt, verdict, seen_fraction, seen_pixels = None, None, Verdict.REFUSES, 0.0, 0.0
-        heads: dict[str, Callable[[np.ndarray], tf.Tensor]] = {}
+        heads: dict[str, ByMode] = {}
         try:
             map_shape = self._plan.geometry.map_shape(size)
             heads = self._heads_for(map_shape)
             rebuilt = rebuild(self._plan.head, self._head, map_shape, native_map)
-            heads[AS_IS] = compiled(rebuilt)
+            heads[AS_IS] = dict.fromkeys(Mode, compiled(rebuilt))
         except (ImageSizeError, ValueError) as error:
             reason = str(error)
         if rebuilt is not None and map_shape is not None:
@@ -188,11 +206,12 @@ class _Measurement:
             whole = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
             verdict = whole if seen_fraction == 1 else Verdict.CROPS
             reason = f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts"
+        refitted = self._refitted.at(size) if self._refitted else {}
         if size == facts.image_size and not facts.natural:
             same = Predictions.of(dict.fromkeys(Mode, self._native_classes), self._labels)
-            predictions = dict.fromkeys([AS_IS, *self.ways], same)
+            predictions = dict.fromkeys([AS_IS, *self.ways], same) | self._predict(refitted, size, on_images=False)
         else:
-            predictions = self._predict(heads, size)
+            predictions = self._predict(heads | refitted, size)
         return MeasuredSize(
             size=size,
             map_size=map_shape[:2] if map_shape else None,
@@ -204,89 +223,43 @@ class _Measurement:
             ways={name: predictions.get(name, Predictions()) for name in self.ways},
         )
 
-    def _heads_for(self, map_shape: tuple[int, int, int]) -> dict[str, Callable[[np.ndarray], tf.Tensor]]:
+    def _heads_for(self, map_shape: tuple[int, int, int]) -> dict[str, ByMode]:
         """The converted heads that take a feature map of shape (H, W, F), by the names of their ways."""
         if self._parts is None:
             return {}
         size = self._parts.extractor.compute_output_shape((None, *map_shape))[1:3]
         return {
-            name: logits_of
+            name: dict.fromkeys(Mode, logits_of)
             for name, (way, logits_of) in self._on_maps.items()
             if way.refusal(self._parts.map_size, size) is None
         }
 
-    def _predict(self, heads: Mapping[str, Callable[[np.ndarray], tf.Tensor]], size: Size) -> dict[str, Predictions]:
-        """What each head, and each way that changes the images, predicts for test images made in each mode."""
-        behind = {name: {name: logits_of} for name, logits_of in self._on_images.items()}
+    def _predict(self, heads: Mapping[str, ByMode], size: Size, on_images: bool = True) -> dict[str, Predictions]:
+        """What each head, and if asked each way that changes the images, predicts for test images made in each mode."""
+        behind: dict[str, dict[str, ByMode]] = {}
+        if on_images:
+            behind = {name: {name: dict.fromkeys(Mode, logits_of)} for name, logits_of in self._on_images.items()}
         if heads:
             behind[AS_IS] = dict(heads)  # All of them share one pass through the backbone.
+        if not behind:
+            return {}
         predicted: dict[str, dict[Mode, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
-        for extractor, mode, feature_map in self._maps(list(behind), size):
+        extractors = {name: self._extractors[name] for name in behind}
+        for extractor, mode, feature_map in self._maps.of(extractors, size):
             for name, logits_of in behind[extractor].items():
-                logits = logits_of(feature_map).numpy()
+                logits = logits_of[mode](feature_map).numpy()
                 if not np.isfinite(logits).all():
                     raise ContractError(
                         f"{name or 'the model'} answers {size_text(size)} px images with logits that are not finite"
                     )
                 predicted[name][mode].append(logits.argmax(axis=1))
-        back = np.argsort(self._data.test_order(self._probe.max_images))
+        back = np.argsort(self._maps.order)
         return {
             name: Predictions.of(
                 {mode: np.concatenate(batches)[back] for mode, batches in by_mode.items()}, self._labels
             )
             for name, by_mode in predicted.items()
         }
-
-    def _maps(self, extractors: Sequence[str], size: Size) -> Iterator[tuple[str, Mode, tf.Tensor]]:
-        """Feature maps float32 (n, h, w, F) of the test images made in each mode, batch by batch, by extractor."""
-        if self._features is None:
-            for images, places in self._batches(size):
-                for mode, make in MAKERS.items():
-                    made = make(images, size, *places)
-                    for extractor in extractors:
-                        # The map is shorter under mixed precision.
-                        yield extractor, mode, tf.cast(self._extractors[extractor](made), tf.float32)
-            return
-        for extractor in extractors:
-            for mode in MAKERS:
-                for maps in self._kept_maps(extractor, mode, size):
-                    yield extractor, mode, tf.cast(maps, tf.float32)
-
-    def _kept_maps(self, extractor: str, mode: Mode, size: Size) -> Iterator[np.ndarray | tf.Tensor]:
-        """The same of one extractor and mode, computed by an earlier run if possible."""
-        assert self._features is not None
-
-        def computed() -> Iterator[tf.Tensor]:
-            for images, places in self._batches(size):
-                yield self._extractors[extractor](MAKERS[mode](images, size, *places))
-
-        images = (self._data.test_split.digest, size_text(size), mode.value, extractor, str(self._probe.seed))
-        map_size = size if extractor == AS_IS else self._data.facts.image_size
-        shape = (len(self._labels), *self._plan.geometry.map_shape(map_size))
-        try:
-            kept = self._features.of(images, shape, computed)
-        except NoRoomError as error:
-            log.warning("  maps of %s px are computed for this run alone: there is no room, %s", size_text(size), error)
-            yield from map(self._features.rounded, computed())
-            return
-        for start in range(0, len(kept), self._batch_size(size)):
-            yield kept[start : start + self._batch_size(size)]
-
-    def _batches(self, size: Size) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
-        """Test images uint8 (n, H, W, C) as they are, and their places, (n,) and (n,), on a canvas of a size."""
-        data, probe = self._data, self._probe
-        order = data.test_order(probe.max_images)
-        tops, lefts = canvas_places(len(data.test_split), data.test_split.size, size, probe.seed)
-        start = 0
-        for images, _ in data.test(self._batch_size(size), probe.max_images).as_numpy_iterator():
-            batch = order[start : (start := start + len(images))]
-            yield images, (tops[batch], lefts[batch])
-
-    def _batch_size(self, size: Size) -> int:
-        """As many pixels as a batch at the training size, so that memory stays bounded."""
-        height, width = self._data.facts.image_size
-        batch_size = self._probe.batch_size
-        return max(1, min(batch_size, batch_size * height * width // (size[0] * size[1])))
 
 
 def rebuild(head: Head, trained: keras.Model, map_shape: tuple[int, int, int], native: Size) -> keras.Model:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pipeline.common.settings import Settings, is_side
 from pipeline.common.size import Size, of_shape
-from pipeline.other_sizes.ways import WAYS
+from pipeline.other_sizes.ways import ALL_WAYS, WAYS
 
 
 @dataclass
@@ -21,7 +21,9 @@ class SizeProbe(Settings):
         batch_size: Images in a batch at the training size; larger images come in smaller batches of as many pixels.
         seed: Draws where each image lies on the canvas, the same for every run.
         ways: Names of the ways to run the trained model at other sizes that are measured beside the model as it is (see
-            `pipeline.other_sizes.ways`); null for all that its head allows, [] for none.
+            `pipeline.other_sizes.ways`); null for all that its head allows and that fit no weights again, [] for none.
+        refit_images: Training images, drawn by `seed` from every class, on which the ways that fit weights again do so
+            at each size; null for all of them.
     """
 
     scales: list[float] = field(default_factory=lambda: [0.5, 0.75, 0.875, 1.0, 1.25, 1.5, 1.75, 2.0])
@@ -30,6 +32,7 @@ class SizeProbe(Settings):
     batch_size: int = 256
     seed: int = 0
     ways: list[str] | None = None
+    refit_images: int | None = 10_000
 
     group: ClassVar[str] = "size_probe"
 
@@ -52,10 +55,12 @@ class SizeProbe(Settings):
         self.require_at_least("seed", 0, 0)
         self.require(
             "ways",
-            set(self.ways or []) <= {way.name for way in WAYS},
-            f"must be null or a list of {', '.join(way.name for way in WAYS)}",
+            set(self.ways or []) <= {way.name for way in ALL_WAYS},
+            f"must be null or a list of {', '.join(way.name for way in ALL_WAYS)}",
             f"Use for example size_probe.ways=[{WAYS[0].name}], or [] for none.",
         )
+        if self.refit_images is not None:
+            self.require_at_least("refit_images", 1, 10_000)
 
     def image_sizes(self, native: Size) -> list[Size]:
         """Sizes (height, width) in pixels to probe, ascending, the training size `native` always among them."""

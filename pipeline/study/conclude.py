@@ -20,7 +20,7 @@ from pipeline.comparison.schema import faults
 from pipeline.comparison.settings import Asks, Statistics
 from pipeline.comparison.shared import together
 from pipeline.comparison.snapshot import read_snapshot
-from pipeline.other_sizes.ways import WAYS
+from pipeline.other_sizes.ways import ALL_WAYS
 from pipeline.study.links import how_to_look
 from pipeline.tracking.looks import seeds_added_after_a_look
 from pipeline.tracking.publish import name_runs, publish_views, record_report
@@ -52,7 +52,7 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: T
     directory = output_path / "studies" / sweep
     with talking_to(tracking.server):
         compared = _answered(runs)
-    report = make_report(compared, statistics, WAYS, asks, seeds_added_after_a_look(runs))
+    report = make_report(compared, statistics, ALL_WAYS, asks, seeds_added_after_a_look(runs))
     print_report(report, console())
     arms = [arm for section in report.sections for arm in section.group.arms]
     color_of = {run_id: arm.color for arm in arms for run_id in arm.runs["run_id"]}
@@ -111,7 +111,7 @@ def _conclude_tables(
     runs = together(tables)
     name = "+".join(names)
     directory = output_path / "studies" / (name if is_short(name) else digest_of(name))
-    report = make_report(runs, statistics, WAYS, asks)
+    report = make_report(runs, statistics, ALL_WAYS, asks)
     print_report(report, console())
     write_report(report, runs, directory, link=None)
     _tell_where(directory)

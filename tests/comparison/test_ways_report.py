@@ -15,10 +15,10 @@ from pipeline.comparison.report.figures import figures
 from pipeline.comparison.report.markdown import markdown_page
 from pipeline.comparison.report.report import make_report
 from pipeline.comparison.report.ways import best_ways_table, ways_figure, ways_table, ways_tables
-from pipeline.other_sizes.ways import WAYS
+from pipeline.other_sizes.ways import ALL_WAYS
 from tests.comparison.studies import ASKS, STATISTICS, lines_of, page_of, right_answers, run_row
 
-STYLES = {way.name: way for way in WAYS}
+STYLES = {way.name: way for way in ALL_WAYS}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_tables_name_every_way_and_mark_refusals(group: Group, runs: pd.DataFram
         ("flatten_dense", "16 px, on a canvas", "resize_input"),
         ("global_average_pool", "16 px, resized", "as it is"),
     ]
-    page = markdown_page(make_report(runs, STATISTICS, WAYS, ASKS))
+    page = markdown_page(make_report(runs, STATISTICS, ALL_WAYS, ASKS))
     assert "| flatten_dense | 16 px, resized | resize_input |" in page
     assert "resize_input: images are resized" in page_of(runs)
 
@@ -113,6 +113,28 @@ def test_the_figure_has_a_column_an_arm_and_a_line_a_way(group: Group) -> None:
     )
     assert lines["as it is"].get_ydata() == pytest.approx([accuracy[TEST].mean, math.nan], nan_ok=True)
     assert "ways" in figures(group, STATISTICS, STYLES)
+
+
+def test_a_way_that_answers_otherwise_at_the_training_size_has_a_point_of_its_own_there() -> None:
+    """The trained images are of 8 px. `resize_input` answers there as the model does; `refit_dense_all` does not."""
+    rows = []
+    for seed in range(2):
+        as_is, other = right_answers(0.9, seed), right_answers(0.7, seed)
+        right = {
+            "test": as_is,
+            "resize_008px": as_is,
+            "resize_016px": other,
+            "resize_008px.resize_input": as_is,
+            "resize_016px.resize_input": as_is,
+            "resize_008px.refit_dense_all": other,
+            "resize_016px.refit_dense_all": as_is,
+        }
+        rows.append(run_row("global_average_pool", seed, right))
+    (group,) = analyse(pd.DataFrame(rows), STATISTICS, ASKS)
+    lines = lines_of(ways_figure(group, STATISTICS, STYLES).axes[0])
+    first, second = (np.mean([right_answers(share, seed) for seed in range(2)]) for share in (0.9, 0.7))
+    assert lines["resize_input"].get_ydata() == pytest.approx([first, first])
+    assert lines["refit_dense_all"].get_ydata() == pytest.approx([second, first])
 
 
 def test_studies_without_ways_say_nothing_about_them() -> None:

@@ -73,6 +73,8 @@ def test_without_a_way_the_possible_ones_are_told(sequential: Path, capsys: pyte
         "way=dense_to_conv_mean_max",
         "way=resize_map",
         "way=interpolate_map",
+        "way=refit_dense, with images=DIR and sizes=[…]",
+        "way=refit_dense_all, with images=DIR and sizes=[…]",
     ]
     assert list(sequential.parent.iterdir()) == [sequential]
 

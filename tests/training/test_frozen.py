@@ -22,6 +22,7 @@ from pipeline.models.build import build_model
 from pipeline.other_sizes.measure import measure_sizes
 from pipeline.other_sizes.plan import SizePlan
 from pipeline.other_sizes.settings import SizeProbe
+from pipeline.other_sizes.ways import ALL_WAYS
 from pipeline.training.fit import fit
 from pipeline.training.frozen import Fitting, fitting_of
 from pipeline.training.settings import Augmentation, Strategy, Training
@@ -72,12 +73,13 @@ def test_other_sizes_are_measured_the_same_from_kept_maps(digits: Data, tmp_path
     kept = fitting_of(model, FROZEN, TRAINING, digits, "code", tmp_path).features
     logits, labels = model.predict(digits.test(360), verbose=0), digits.test_split.labels
     plan = SizePlan(FROZEN, GlobalAveragePool(hidden_units=[16], dropout=0.5), digits.facts)
-    probe = SizeProbe(sizes=[6, 8, 13], max_images=200)
+    probe = SizeProbe(sizes=[6, 8, 13], max_images=200, ways=[way.name for way in ALL_WAYS])
     computed, from_kept, again = (
         measure_sizes(model, plan, probe, digits, logits, labels, features) for features in (None, kept, kept)
     )
-    # Train, test; at 6 and at 13 px, in two modes, as they are and resized for the backbone.
-    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2 + 2 * 2 * 2
+    # Train, test; at 6 and at 13 px, in two modes, as they are and resized for the backbone; in two modes, training
+    # images at three sizes, to fit a layer again, and test images at 8 px, where it is another one.
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2 + 2 * 2 * 2 + 2 * (3 + 1)
     for one, other, third in zip(computed, from_kept, again, strict=True):
         assert one.predictions.keys() == other.predictions.keys()
         for way, predictions in one.predictions.items():

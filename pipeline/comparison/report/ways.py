@@ -106,7 +106,7 @@ def ways_figure(group: Group, statistics: Statistics, ways: Mapping[str, WayStyl
             color, marker, line = ("#000000", "o", "-") if way == AS_IS else ("#999999", ".", "-")
             if (style := ways.get(way)) is not None:
                 color, marker, line = style.color, style.marker, style.line
-            conditions = [group.condition(mode, px, way) for px in heights]
+            conditions = [_measured(group, arm, mode, px, way) for px in heights]
             means, errors = arm.curve(conditions, statistics.confidence)
             axis.errorbar(
                 heights,
@@ -136,6 +136,12 @@ def ways_figure(group: Group, statistics: Statistics, ways: Mapping[str, WayStyl
     }
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, fontsize="small")
     return figure
+
+
+def _measured(group: Group, arm: Arm, mode: Mode, height: int, way: str) -> Condition:
+    """The condition whose accuracy a point shows: most ways answer like the model itself at the training size."""
+    own = Condition(mode, height, way)
+    return own if own in arm.answers else group.condition(mode, height, way)
 
 
 def ways_tables(group: Group, statistics: Statistics) -> list[Table]:

@@ -1,9 +1,9 @@
 """What every way to run a trained model at other sizes does.
 
-Each gives the same answers as the model itself at its own size. At other sizes they are different models, and which one
-is accurate there is a question for measurement. They are made of Keras's own layers and operations: a converted model
-loads wherever Keras does, in safe mode. Keras is imported where a model is converted, so that composing a configuration
-stays fast.
+A `Way` keeps the weights, and gives the same answers as the model itself at its own size; a `RefitWay` fits some of
+them again. At other sizes they are different models, and which one is accurate there is a question for measurement.
+They are made of Keras's own layers and operations: a converted model loads wherever Keras does, in safe mode. Keras is
+imported where a model is converted, so that composing a configuration stays fast.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from keras import KerasTensor
 
 
-class Way(ABC):
-    """One way to run a trained model at other sizes.
+class NamedWay(ABC):
+    """How a way is named, explained and drawn.
 
     Attributes:
         name: In configurations, metrics and file names.
@@ -38,6 +38,10 @@ class Way(ABC):
     color: ClassVar[str] = "#999999"
     marker: ClassVar[str] = "."
     line: ClassVar[str] = "-"
+
+
+class Way(NamedWay):
+    """One way to run a trained model, with the weights that it has, at other sizes."""
 
     @abstractmethod
     def is_for(self, parts: Parts | None) -> bool:
@@ -56,6 +60,17 @@ class Way(ABC):
     def refusal(self, native: Size, size: Size) -> str | None:
         """Why a map of `size` cannot be taken by a model whose own maps have size `native`; None if it can."""
         return None
+
+
+class RefitWay(NamedWay):
+    """A way that fits weights again: it needs training images and takes time, so it is used where it is asked for.
+
+    Attributes:
+        for_all_sizes: Whether one fit is for all sizes; if not, each size has its own, and at the size of training the
+            model stays as it is.
+    """
+
+    for_all_sizes: ClassVar[bool]
 
 
 class ImageWay(Way):
