@@ -97,7 +97,7 @@ class Call:
         has_report_file: Whether its report is in `output_dir`.
         views: Prepared views that show it, the one to look at first in front.
         runs: Newest first.
-        arms: What has finished.
+        arms: What has finished, in the order of their first runs; none once the call has ended, as the answer says it.
         state: How far it has come.
         asked: How many runs it asks for; None where that is not known.
         ended: How many of these have ended.
@@ -206,7 +206,7 @@ class Store:
     def _members(self, experiment_id: str, sweep: str) -> list[dict[str, Any]]:
         """The runs of a call, newest first. What has finished changes no more, and MLflow is asked for the rest."""
         known = self._finished.setdefault((experiment_id, sweep), {})
-        rest = sweep_filter(sweep)
+        rest = f"{Tag.HEAD.column} != '' and {sweep_filter(sweep)}"
         if known:
             rest += f" and attributes.run_id NOT IN ({', '.join(map(repr, known))})"
         rows = _rows([experiment_id], rest)
@@ -225,12 +225,11 @@ class Store:
         now: float,
     ) -> Call:
         table = pd.DataFrame(members)
-        finished = table[table["status"] == "FINISHED"]
         study = common_value(table, Tag.STUDY.column)
         file = self._report_file(sweep)
         progress = _Progress(client, members, sweep, since, now, report is not None or file is not None)
         answer = report.data.tags.get(Tag.DESCRIPTION) if report else None
-        if answer is None and file is not None and (text := file.with_name(File.REPORT_TEXT)).is_file():
+        if answer is None and file is not None and (text := file.parent / File.REPORT_TEXT).is_file():
             answer = text.read_text()
         return Call(
             experiment_id=experiment.experiment_id,
@@ -245,7 +244,7 @@ class Store:
             has_report_file=file is not None,
             views=[view for view in _views([experiment]) if _shows(experiment, view.key, study, sweep)],
             runs=[_line(row, experiment.name) for row in members],
-            arms=list(_so_far(finished)),
+            arms=[] if progress.state is State.ENDED else list(_so_far(table[table["status"] == "FINISHED"][::-1])),
             state=progress.state,
             asked=progress.asked,
             ended=progress.ended,

@@ -25,14 +25,15 @@ APP = "fcn-heads"
 PAGE = "studies"
 """Address of the front page, beside that of MLflow's document."""
 SCRIPT = f"""<script>
-if (!location.hash) location.replace("{PAGE}");
-else try {{
-  // Else MLflow opens its assistant at the first visit, over a quarter of the width.
-  const key = "mlflow.assistant.panelOpen_v1";
-  if (localStorage.getItem(key) === null) localStorage.setItem(key, "false");
+try {{
+  // So MLflow takes it that its assistant has opened by itself before: it does so once, over a quarter of the width.
+  localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 }} catch {{}}
+if (!location.hash) location.replace("{PAGE}");
 </script>"""
-PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+)
 REPORT_POLICY = "sandbox allow-popups allow-downloads; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """A report may be of anybody who can write to the store: it shows, and runs nothing."""
 
@@ -66,7 +67,8 @@ def create_app() -> FastAPI:
         page = _recorded_report(request.query_params) or store.report_page(request.query_params.get("call", ""))
         if page is None:
             return HTMLResponse("There is no such report.", status_code=404)
-        return _page(page, REPORT_POLICY)
+        # Its links to runs are of the address that the dashboard had when it was made.
+        return _page(re.sub(r'href="https?://[^/"]+/#/', 'href="./#/', page), REPORT_POLICY)
 
     prefix = os.environ.get(STATIC_PREFIX_ENV_VAR, "").rstrip("/")
     # Before MLflow's own, the last of which takes every address.
