@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -41,16 +42,15 @@ def _record(
     ended: float | None,
     accuracy: float | None = None,
     status: str = "FINISHED",
-    study: str = "heads",
-    question: str = "Which head?",
+    called: str = "heads",
     **calls: float,
 ) -> str:
-    """A run of nine, with times in seconds after `CALLED`, that belongs to calls since such a time; returns its id."""
-    tags = {"head": head, "backbone": "small_fcn", **({"study": study} if calls else {})}
+    """A run of nine, with times in seconds after `CALLED`, of calls of a study since such times; returns its id."""
+    tags = {"head": head, "backbone": "small_fcn", **({"study": called} if calls else {})}
     for call, since in calls.items():
         tags |= {f"sweep.{call}": f"{CALLED + since:.3f}", f"sweep_runs.{call}": "9"}
     run_id = client.create_run(experiment, int(1000 * (CALLED + began)), tags, f"{head} seed 0").info.run_id
-    for name, value in {"head": head, "seed": "0", "question": question, "training.epochs": "5"}.items():
+    for name, value in {"head": head, "seed": "0", "question": f"{called}?", "training.epochs": "5"}.items():
         client.log_param(run_id, name, value)
     if accuracy is not None:
         client.log_metric(run_id, "test/accuracy", accuracy)
@@ -127,7 +127,7 @@ def test_a_study_that_was_stopped_by_hand_is_told_as_such_at_once(client: Mlflow
 def test_studies_show_their_answers_newest_first(client: MlflowClient, digits: str, tmp_path: Path) -> None:
     fashion = experiment_id(client, "fashion", (tmp_path / "artifacts").as_uri())
     for experiment, call, at in ((digits, "one", 0), (fashion, "two", 1000)):
-        _record(client, experiment, "flat", at, at + 60, 0.9, **{call: at})
+        _record(client, experiment, "flat", at, at + 60, 0.9, **dict[str, Any]({call: at}))
         directory = tmp_path / call
         directory.mkdir()
         (directory / "report.html").write_text("<p>The report</p>")
@@ -177,8 +177,8 @@ def test_a_call_whose_report_was_renewed_keeps_the_one_in_output_dir(
 @pytest.mark.long
 def test_names_from_outside_are_text(client: MlflowClient, digits: str) -> None:
     evil = "<img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}"
-    _record(client, digits, evil, 0, 60, 0.9, study=evil, question=evil, now=0)
-    run_id = _record(client, digits, evil, 60, None, study=evil, question=evil, now=60)
+    _record(client, digits, evil, 0, 60, 0.9, called=evil, now=0)
+    run_id = _record(client, digits, evil, 60, None, called=evil, now=60)
     client.set_tag(run_id, "backbone", evil)
     client.set_tag(run_id, "sweep.no-time", evil)
     client.set_tag(run_id, "sweep_runs.now", evil)
