@@ -250,6 +250,7 @@ def test_from_the_printed_address_to_the_answer_without_a_click(page: Page, addr
     expect(page.locator(".answer")).to_contain_text("At 8 px,")
     expect(page.locator("img")).to_have_count(4)
     page.go_back()
+    page.set_viewport_size({"width": 1280, "height": 800})  # Charts are drawn once they come into view.
     page.get_by_role("link", name="Charts").click()
     page.wait_for_selector(".js-plotly-plot")
     # The assistant stays a button in the corner.
