@@ -1,4 +1,4 @@
-"""MLflow's dashboard on 127.0.0.1, with the links of its prepared views: `python -m pipeline.dashboard`."""
+"""MLflow's dashboard on 127.0.0.1, with a front page: `python -m pipeline.dashboard`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main(composed: DictConfig) -> None:
     Tracking().require_results(config.output_path)  # Before what takes seconds to import.
     from pipeline.tracking.server.serve import serve
 
-    serve(config.output_path, config.port)
+    serve(config.output_path, config.port, config.open_browser)
 
 
 if __name__ == "__main__":

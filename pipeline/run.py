@@ -45,6 +45,7 @@ def train(
     sweep: str | None = None,
     command: str | None = None,
     sizes_vary: bool = False,
+    sweep_runs: int | None = None,
 ) -> Trained:
     """Trains one head, measures it, and records it; goes on with a run that was interrupted, and repeats none.
 
@@ -54,6 +55,7 @@ def train(
         sweep: What all runs of one call of a study have in common; None for a run on its own.
         command: What to type to do the same again.
         sizes_vary: Whether other runs of this process may compute other numbers of pixels in a step.
+        sweep_runs: How many runs that call of a study asked for; None where that is not known.
     """
     head, training, probe = config.head, config.training, config.size_probe
     facts = source.describe(config.dataset)
@@ -66,7 +68,7 @@ def train(
     open_store(config.tracking.recorded, config.output_path)
     data = source.load(config.dataset, config.seed, config.output_path / "cache")
     plan.check_smallest(data)
-    identity = identify(config, data, plan, sweep)
+    identity = identify(config, data, plan, sweep, sweep_runs)
     if not is_chief(strategy):
         return _train_as_worker(config, backbone, data, identity, strategy)
 

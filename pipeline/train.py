@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.cli.command import command, one_of_many
-from pipeline.cli.session import SESSION, command_line, sweep_name
+from pipeline.cli.session import SESSION, command_line, sweep_name, sweep_size
 from pipeline.cli.terminal import import_tensorflow
 from pipeline.config import Config, to_typed
 
@@ -26,7 +26,7 @@ def main(composed: DictConfig) -> float:
     if config.tracking.is_server and sweep is None:  # That of a sweep is tried before its first run.
         open_store(config.tracking, config.output_path)
     yaml = OmegaConf.to_yaml(composed, resolve=True)
-    trained = train(config, yaml, sweep, command_line(), SESSION.image_sizes_vary())
+    trained = train(config, yaml, sweep, command_line(), SESSION.image_sizes_vary(), sweep_size())
     if sweep is None and trained.run_id:
         tracking, copies = gathered(one_run(trained.run_id), config.tracking, config.output_path)
         show_run(copies.get(trained.run_id, trained.run_id), tracking, config.output_path)

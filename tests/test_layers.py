@@ -105,7 +105,9 @@ def test_settings_load_no_library_that_works() -> None:
 
 
 @pytest.mark.program
-@pytest.mark.parametrize("module", ["study.conclude", "study.sync", "study.gather", "tracking.server.serve"])
+@pytest.mark.parametrize(
+    "module", ["study.conclude", "study.sync", "study.gather", "tracking.server.serve", "tracking.overview"]
+)
 def test_what_shows_results_does_not_load_tensorflow(module: str) -> None:
     code = f"import sys, pipeline.{module}; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

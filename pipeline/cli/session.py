@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.cli import failures
 
@@ -88,7 +90,7 @@ class SweepInfo(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.on_run_start(config)
         SESSION.sweep_dir = Path(config.hydra.sweep.dir)
-        from_study = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+        from_study = _assignments(config.hydra.sweeper.get("params"))
         overrides = OverridesParser.create().parse_overrides([*from_study, *config.hydra.overrides.task])
         SESSION.sweeps_over = frozenset(each.key_or_group for each in overrides if each.is_sweep_override())
 
@@ -106,6 +108,37 @@ def sweep_name() -> str | None:
     """Name of the running sweep, the same for all of its runs and for no other; None outside of one."""
     hydra_config = HydraConfig.get()
     return sweep_name_of(hydra_config.sweep.dir) if hydra_config.mode is RunMode.MULTIRUN else None
+
+
+def sweep_size() -> int | None:
+    """How many runs the running sweep asks for, in any process that computes one of them.
+
+    Returns:
+        The number; None outside of a sweep, and where Hydra's file of the sweep does not say it.
+    """
+    if sweep_name() is None:
+        return None
+    hydra_config = HydraConfig.get()
+    if trials := hydra_config.sweeper.get("n_trials"):
+        return int(trials)
+    with suppress(Exception):  # It is shown, and no more: a training does without.
+        sweep = OmegaConf.load(Path(hydra_config.sweep.dir) / "multirun.yaml").hydra
+        return _grid_size([*_assignments(sweep.sweeper.get("params")), *sweep.overrides.task])
+    return None
+
+
+def _assignments(params: Mapping[str, Any] | None) -> list[str]:
+    return [f"{key}={value}" for key, value in (params or {}).items()]
+
+
+def _grid_size(overrides: Sequence[str]) -> int:
+    """How many combinations there are of the values of a sweep; of two overrides of one setting, the later counts."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = {
+        each.get_key_element(): len(list(each.sweep_string_iterator())) if each.is_sweep_override() else 1
+        for each in parsed
+    }
+    return math.prod(values.values())
 
 
 def sweep_name_of(sweep_dir: str) -> str:

@@ -149,6 +149,8 @@ INDIFFERENT = (
 """Settings, or beginnings of their names, that change no run's result: they tell neither runs nor arms apart."""
 SWEEP = "sweep."
 """With the name of a sweep behind: tag of each run that belongs to it, trained by it or before."""
+SWEEP_RUNS = "sweep_runs."
+"""With the name of a sweep behind: tag of each run that it trained, of how many runs it asked for in all."""
 
 
 def size_accuracy(mode: Mode, way: str = "") -> str:
@@ -173,6 +175,6 @@ def size_of_tag(column: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def sweep_tag(sweep: str) -> str:
+def sweep_tag(sweep: str, prefix: str = SWEEP) -> str:
     """The tag of runs that belong to a sweep: of its name what MLflow allows, and a query can name."""
-    return SWEEP + re.sub(r"[^\w. -]", "_", sweep)
+    return prefix + re.sub(r"[^\w. -]", "_", sweep)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from pipeline.other_sizes.plan import SizePlan
 
 
-def identify(config: Config, data: Data, plan: SizePlan, sweep: str | None) -> RunIdentity:
+def identify(
+    config: Config, data: Data, plan: SizePlan, sweep: str | None, sweep_runs: int | None = None
+) -> RunIdentity:
     """The identity of the run that a configuration describes.
 
     Args:
@@ -24,6 +26,7 @@ def identify(config: Config, data: Data, plan: SizePlan, sweep: str | None) -> R
         data: What it trains and tests on.
         plan: Of its head on its backbone.
         sweep: What all runs of one call of a study have in common, to tell them from those of another call.
+        sweep_runs: How many runs that call asked for; None where that is not known.
     """
     facts, head, backbone = data.facts, plan.head, plan.backbone
     settings = dict(_leaves(OmegaConf.structured(config)))
@@ -57,6 +60,7 @@ def identify(config: Config, data: Data, plan: SizePlan, sweep: str | None) -> R
         study=config.study,
         arm=config.arm,
         sweep=sweep,
+        sweep_runs=sweep_runs,
         experiment=config.tracking.experiment or facts.name,
         tags={str(tag): value for tag, value in tags.items()},
         params={str(param): value for param, value in params.items()},

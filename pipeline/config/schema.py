@@ -309,10 +309,12 @@ class DashboardConfig(InOutputDir):
 
     Attributes:
         port: On 127.0.0.1.
+        open_browser: Show it in a browser; null for where there is one and a person is at the terminal.
         output_dir: As it was for the runs that are to be seen.
     """
 
     port: int = DASHBOARD_PORT
+    open_browser: bool | None = None
     output_dir: str = "outputs"
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ class RunIdentity:
         study: The study that it belongs to; None for none.
         arm: The study's arm that it belongs to; None for none.
         sweep: What all runs of one call of a study have in common; None for a run on its own.
+        sweep_runs: How many runs that call asked for; None where that is not known.
         experiment: Name of the MLflow experiment.
         tags: That it starts with.
         params: What is recorded of its configuration and data.
@@ -44,6 +45,7 @@ class RunIdentity:
     study: str | None
     arm: str | None
     sweep: str | None
+    sweep_runs: int | None
     experiment: str
     tags: Mapping[str, str]
     params: Mapping[str, Any]

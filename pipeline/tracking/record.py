@@ -29,7 +29,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 from pipeline.common.condition import Condition, Mode
 from pipeline.common.digest import digest_of
 from pipeline.common.errors import UserError
-from pipeline.common.names import File, Metric, Tag, size_accuracy, size_tag
+from pipeline.common.names import SWEEP_RUNS, File, Metric, Tag, size_accuracy, size_tag, sweep_tag
 from pipeline.common.signals import deferred
 from pipeline.data.batches import Data
 from pipeline.data.facts import DatasetFacts
@@ -62,6 +62,8 @@ def start_run(identity: RunIdentity, composed: str, data: Data) -> Iterator[RunR
     tags = dict(identity.tags)
     if identity.sweep is not None:
         tags |= dict([membership(identity.sweep)])
+        if identity.sweep_runs is not None:
+            tags[sweep_tag(identity.sweep, SWEEP_RUNS)] = str(identity.sweep_runs)
     with following(identity.tracking, identity.output_path) as follow, _ending():
         with deferred():
             interrupted = unfinished_run(identity)

@@ -149,8 +149,6 @@ def _screenshot(page: Page, request: pytest.FixtureRequest, address: str, name: 
     directory = request.config.getoption("screenshots")
     if directory is None:
         return
-    # MLflow opens its assistant at a profile's first visit.
-    page.context.add_init_script("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
     page.set_viewport_size({"width": 1400, "height": height})
     page.goto("about:blank")
     page.goto(address)
@@ -224,6 +222,45 @@ def test_the_printed_link_opens_the_comparison(
     curves = charts["val/accuracy"]
     assert (curves["x_axis"], {tuple(trace["x"]) for trace in curves["traces"]}) == ("Step", {("1", "2")})
     _screenshot(page, request, link, "heads_compared", 1250)
+
+
+def test_from_the_printed_address_to_the_answer_without_a_click(page: Page, address: str) -> None:
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(address)
+    page.wait_for_url(f"{address}/studies")
+    answer = page.locator(".answer")
+    expect(answer).to_contain_text("At 8 px,")
+    expect(answer).to_be_in_viewport()
+    expect(page.get_by_text("average_pool seed 1", exact=True)).to_be_hidden()
+    page.get_by_text("6 runs").click()
+    expect(page.get_by_role("link", name="average_pool seed 1", exact=True)).to_be_visible()
+    expect(page.get_by_role("region", name="Newest single runs")).to_contain_text("global_average_pool seed 7")
+    # It looks again by itself, and what was opened stays open; the test does not wait for the time to pass.
+    page.set_viewport_size({"width": 1280, "height": 300})
+    page.evaluate("window.scrollTo(0, 50)")
+    page.evaluate(
+        "main => { main.querySelector('.answer').textContent = 'old' }", page.locator("main").element_handle()
+    )
+    page.evaluate("refresh()")
+    expect(answer).to_contain_text("At 8 px,")
+    expect(page.get_by_role("link", name="average_pool seed 1", exact=True)).to_be_visible()
+    assert page.evaluate("window.scrollY") == 50
+
+    page.get_by_role("link", name="Report").click()
+    expect(page.locator(".answer")).to_contain_text("At 8 px,")
+    expect(page.locator("img")).to_have_count(4)
+    page.go_back()
+    page.set_viewport_size({"width": 1280, "height": 800})  # Charts are drawn once they come into view.
+    page.get_by_role("link", name="Charts").click()
+    page.wait_for_selector(".js-plotly-plot")
+    # The assistant stays a button in the corner; where it opens by itself, MLflow writes down that it is open.
+    expect(page.get_by_placeholder("Ask a question")).to_have_count(0)
+    assert page.evaluate("localStorage.getItem('mlflow.assistant.panelOpen_v1')") is None
+
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(f"{address}/studies")
+    expect(page.locator(".answer")).to_be_in_viewport()
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
 
 
 def test_a_second_view_averages_the_seeds(

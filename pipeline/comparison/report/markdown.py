@@ -24,6 +24,11 @@ def markdown_page(report: Report) -> str:
     return "\n\n".join([*parts, report.limits]) + "\n"
 
 
+def answer_of(page: str) -> str:
+    """The answer, from what `markdown_page` has written."""
+    return page.partition("\n\n")[0].removeprefix("**").removesuffix("**")
+
+
 def markdown_table(table: Table) -> str:
     """A table, and below it its caption."""
     lines = [" | ".join(heading for heading, _ in table.headings)]

@@ -1,4 +1,4 @@
-"""MLflow's dashboard on 127.0.0.1, with the links of its prepared views."""
+"""MLflow's dashboard on 127.0.0.1, with a front page and the links of its prepared views."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+import webbrowser
 from contextlib import suppress
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from pipeline.common.errors import ConfigError, UserError
 from pipeline.tracking.publish import prepared_views
+from pipeline.tracking.server.front import APP
 from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import open_store, server_address, store_uri
 
@@ -23,12 +26,13 @@ START_SECONDS = 120
 STOP_SECONDS = 10
 
 
-def serve(output_path: Path, port: int) -> None:
+def serve(output_path: Path, port: int, open_browser: bool | None) -> None:
     """Serves until Ctrl-C or SIGTERM.
 
     Args:
         output_path: The `output_dir` whose results are shown.
         port: On 127.0.0.1.
+        open_browser: Show it in a browser; None for where there is one and a person.
 
     Raises:
         ConfigError: There are no results in `output_dir`, or the port is taken.
@@ -45,12 +49,20 @@ def serve(output_path: Path, port: int) -> None:
         for view in prepared_views():
             print(f"{view.experiment}, {view.name}\n  {view.link(address)}")
         print(f"The dashboard is at {address}; Ctrl-C stops it.", flush=True)
+        if a_person_is_there() if open_browser is None else open_browser:
+            webbrowser.open(address)
         server.wait()
         raise UserError(f"The MLflow server has ended by itself, code {server.returncode}. {log} says why.")
     except KeyboardInterrupt:
         print("\nStopped.")
     finally:
         stop_server(server)
+
+
+def a_person_is_there() -> bool:
+    """Whether this runs in a terminal of a desktop, where a browser can open, and not in a service that builds it."""
+    has_display = sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+    return sys.stdout.isatty() and has_display and not os.environ.get("CI")
 
 
 def start_server(store_uri: str, port: int, log: Path) -> subprocess.Popen[bytes]:
@@ -62,9 +74,11 @@ def start_server(store_uri: str, port: int, log: Path) -> subprocess.Popen[bytes
         log: File for what the server writes.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
+    # Where the program is not installed, as from a copy of its files, MLflow does not know of its front page.
+    front = ["--app-name", APP] if entry_points(group="mlflow.app", name=APP) else []
     with log.open("wb") as output:
         return subprocess.Popen(
-            [*command, "--backend-store-uri", store_uri],
+            [*command, "--backend-store-uri", store_uri, *front],
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=output,
             stderr=subprocess.STDOUT,
