@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -134,7 +136,7 @@ def export(
     exporter = EXPORTERS[chosen]
     with written(output, chosen.value, "output") as beside:
         try:
-            with turned_aside(shown_on_error=False):
+            with _without_notes():
                 exporter.write(model, beside)
                 run = exporter.runner(beside)
         except Exception as error:  # Each format has its own way of refusing a model.
@@ -148,7 +150,7 @@ def export(
 def _proof(model: keras.Model, run: Runner, chosen: Format, batch: np.ndarray, tolerance: float) -> str:
     expected = np.asarray(model(batch, training=False))
     try:
-        with turned_aside(shown_on_error=False):
+        with _without_notes():
             # All at once, and one alone: any number is taken.
             received = np.concatenate([run(batch), run(batch[:1])])
     except Exception as error:
@@ -167,6 +169,18 @@ def _proof(model: keras.Model, run: Runner, chosen: Format, batch: np.ndarray, t
             "use another format."
         )
     return f"Same answers in Keras and in {chosen.name} {found}"
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keeps what the libraries write and log from the user: if it matters, they raise an error too."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with turned_aside(shown_on_error=False):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _cannot(chosen: Format, what: str, error: Exception) -> UserError:
