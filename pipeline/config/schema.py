@@ -228,8 +228,7 @@ class ConvertConfig(InOutputDir):
         image_size: [height, width] in pixels of the training images, where neither the model nor its run says.
         images: A `.npy` file of images (N, H, W, C) or a directory of image files, to prove the conversion on beside
             random images; null for these alone.
-        tolerance: Largest difference of the answers, relative to the largest answer (but at least
-            to 1).
+        tolerance: Largest difference of the answers, relative to the largest answer (but at least to 1).
         tracking: Where the model was recorded, if an MLflow URI names it.
         output_dir: As it was for the run that recorded it.
     """
