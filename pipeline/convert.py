@@ -1,4 +1,4 @@
-"""A trained model made to take images of any size: `python -m pipeline.convert model=my.keras way=dense_to_conv`."""
+"""A trained model made for images of any size, or for another runtime: `python -m pipeline.convert model=my.keras`."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ from omegaconf import DictConfig
 from pipeline.cli.command import command
 from pipeline.cli.terminal import console, import_tensorflow
 from pipeline.config import ConvertConfig, absolute, to_typed
+from pipeline.other_sizes.settings import Format
 from pipeline.other_sizes.ways import REFITS
 
 
 def convert(config: ConvertConfig) -> Path | None:
-    """Converts, proves that the answers at the training size stay the same, and writes the model.
+    """Converts or exports, proves that the answers stay the same, and writes the model.
 
     A way that fits weights again changes the answers; what it changes is measured and said.
 
     Returns:
-        The file; None if no way was chosen, and only those that there are were printed.
+        The file or directory; None if neither way nor format was chosen, and only the ways that there are were printed.
 
     Raises:
         UserError: The model cannot be loaded, taken apart or written, the way is not for it, or the answers differ.
     """
     from pipeline.other_sizes.convert import Conversion
+    from pipeline.other_sizes.export import check_installed
     from pipeline.other_sizes.refit_convert import refit_and_write
     from pipeline.tracking.models import load_source
 
     def say(line: str) -> None:
         console().print(line, soft_wrap=True)
 
+    check_installed(config.format)
     source = load_source(config.model, config.tracking, config.output_path)
     conversion = Conversion(source.model, config.model, config.image_size, source.image_size)
     for line in conversion.findings:
         say(line)
-    if config.way is None:
+    keras_file = config.format is Format.keras
+    if config.way is None and keras_file:
         for name, way in conversion.ways.items():
             say(f"  way={name}: {way.rule}")
         for fitting in REFITS:
@@ -49,10 +53,16 @@ def convert(config: ConvertConfig) -> Path | None:
             say(line)
         say(f"Written: {output}")
         return output
-    way = conversion.way(config.way)
-    say(f"{way.name}: {way.rule}")
-    output = absolute(config.output or f"{source.name}-{way.name}.keras")
-    for proof in conversion.write(way, output, config.tolerance, config.images):
+    chosen = None if config.way is None else conversion.way(config.way)
+    if chosen is not None:
+        say(f"{chosen.name}: {chosen.rule}")
+    name = "-".join([source.name, *([chosen.name] if chosen else [])]) + (config.format.value or "-saved_model")
+    output = absolute(config.output or name)
+    if chosen is not None and keras_file:
+        proofs = conversion.write(chosen, output, config.tolerance, config.images)
+    else:
+        proofs = conversion.export(chosen, output, config.format, config.tolerance, config.images)
+    for proof in proofs:
         say(proof)
     say(f"Written: {output}")
     return output

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import select
 import sys
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
+
+from pipeline.common.standard_error import turned_aside
 
 
 def import_tensorflow() -> None:
@@ -21,25 +22,14 @@ def import_tensorflow() -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"  # Whatever another project of the user needs.
     if "tensorflow" in sys.modules:
         return
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
-        try:
-            import keras
-            import tensorflow as tf
+    with turned_aside(shown_on_error=True):
+        import keras
+        import tensorflow as tf
 
-            # Not those of the user's keras.json.
-            keras.config.set_image_data_format("channels_last")
-            keras.config.set_floatx("float32")
-            tf.config.list_physical_devices()
-        except BaseException:
-            notes.seek(0)
-            os.write(terminal, notes.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+        # Not those of the user's keras.json.
+        keras.config.set_image_data_format("channels_last")
+        keras.config.set_floatx("float32")
+        tf.config.list_physical_devices()
 
 
 class Output(Console):

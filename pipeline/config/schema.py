@@ -17,7 +17,7 @@ from pipeline.data.settings import Dataset
 from pipeline.heads import HEADS
 from pipeline.heads.base import Head
 from pipeline.models.backbones.base import Backbone
-from pipeline.other_sizes.settings import SizeProbe
+from pipeline.other_sizes.settings import Format, SizeProbe
 from pipeline.other_sizes.ways import ALL_WAYS, REFITS
 from pipeline.tracking.settings import DASHBOARD_PORT, Tracking
 from pipeline.training.settings import KeepWeights, Strategy, Training
@@ -221,21 +221,23 @@ class ConvertConfig(InOutputDir):
 
     Attributes:
         model: Path of a `.keras` file, or an MLflow model URI.
-        way: One of `pipeline.other_sizes.ways`; null prints those that the model allows.
-        output: The `.keras` file to write; null for one named after model and way in the working directory.
+        way: One of `pipeline.other_sizes.ways`; null prints those that the model allows, or exports the model as it is.
+        format: In what the model is written; others than `keras` are run in their own runtime, and held against Keras.
+        output: The file to write, or the directory of a SavedModel; null for one named after model and way in the
+            working directory.
         image_size: [height, width] in pixels of the training images, where neither the model nor its run says.
         images: A `.npy` file of images (N, H, W, C) or a directory of image files, to prove the conversion on beside
             random images; null for these alone. For a way that fits weights again, a directory with a folder a class.
         sizes: Heights in pixels that a way that fits weights again does so for; widths keep the shape of the training
             images.
-        tolerance: Largest difference of the answers at the training size, relative to the largest answer (but at least
-            to 1).
+        tolerance: Largest difference of the answers, relative to the largest answer (but at least to 1).
         tracking: Where the model was recorded, if an MLflow URI names it.
         output_dir: As it was for the run that recorded it.
     """
 
     model: str = MISSING
     way: str | None = None
+    format: Format = Format.keras
     output: str | None = None
     image_size: list[int] | None = None
     images: str | None = None
@@ -262,6 +264,12 @@ class ConvertConfig(InOutputDir):
             fitting = " or ".join(way.name for way in REFITS)
             self.require("sizes", self.sizes is None, f"is for way={fitting} alone", "Leave it out.")
             return
+        self.require(
+            "format",
+            self.format is Format.keras,
+            f"way={self.way} writes a .keras file",
+            "Leave it out, and export that file with a second command.",
+        )
         sizes = self.sizes or []
         self.require(
             "sizes",

@@ -153,10 +153,23 @@ def saved_model(model: keras.Model, path: Path, key: str) -> Iterator[Path]:
         ConfigError: The name does not end in `.keras`, or it cannot be written.
         DiskFullError: There is no room for it.
     """
-    require(path.suffix == ".keras", key, path, "has to end in .keras", f"Use for example {key}=converted.keras.")
+    with written(path, ".keras", key) as beside:
+        model.save(beside)
+        yield beside
+
+
+@contextmanager
+def written(path: Path, suffix: str, key: str) -> Iterator[Path]:
+    """As `atomic_write`, for a place that the setting `key` names, whose name has to end in `suffix`.
+
+    Raises:
+        ConfigError: The name does not, or it cannot be written.
+        DiskFullError: There is no room for it.
+    """
+    require(path.name.endswith(suffix), key, path, f"has to end in {suffix}", f"Use for example {key}=new{suffix}.")
+    require(not path.is_dir(), key, path, "is a directory that is there already", "Choose another, or remove it first.")
     try:
         with atomic_write(path) as beside:
-            model.save(beside)
             yield beside
     except OSError as error:
         if is_disk_full(error):

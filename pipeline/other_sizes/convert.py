@@ -14,13 +14,17 @@ from pipeline.common.size import Size, size_text
 from pipeline.models.graph import operation_text
 from pipeline.models.keras_file import load_model, saved_model
 from pipeline.models.runs import Runs, larger_sizes
+from pipeline.other_sizes.export import export, sizes_to_prove
 from pipeline.other_sizes.parts import NotRecognizedError, Parts
+from pipeline.other_sizes.settings import Format
 from pipeline.other_sizes.take_apart import take_apart
 from pipeline.other_sizes.ways import ways_for
 from pipeline.other_sizes.ways.base import ImageWay, Way
 
 RANDOM_IMAGES = 64
 """Of each kind, on which a converted model is held against its original."""
+EXPORTED_IMAGES = 8
+"""Of each kind and at each size, on which an exported model is held against Keras."""
 BATCH = 32
 MOST_ROUNDING = 1e-3
 """Largest difference, relative to the largest answer, that a message takes for rounding."""
@@ -91,10 +95,37 @@ class Conversion:
             # What was written is what is held against the original, and what is run.
             converted = load_model(beside, "output")
             yield from self._proofs(converted, way, tolerance, images)
-            runs = Runs(converted)
-            for failure in runs.failures(larger_sizes(self.size)):
-                raise UserError(f"way={way.name}: {failure}. Nothing was written. {self._other_way(way)}")
-            yield f"Takes images of {size_text(runs.smallest(self.size))} px and more."
+            yield self._sizes_taken(converted, way)
+
+    def export(
+        self, way: Way | None, output: Path, chosen: Format, tolerance: float, images: str | None
+    ) -> Iterator[str]:
+        """Writes the model, converted in a way or as it is, for another runtime; yields and raises as `write` does.
+
+        Args:
+            way: One of `ways`; None leaves the model as it is.
+            output: The file or directory to write.
+            chosen: Its format.
+            tolerance: As for `write`, for the way and for the format.
+            images: As for `write`.
+        """
+        model, dtype = self.model, self.model.inputs[0].dtype
+        if way is not None:
+            model = way.convert(self.model, self._parts, self.size)
+            yield from self._proofs(model, way, tolerance, images)
+            yield self._sizes_taken(model, way)
+        shapes = [(*size, model.input_shape[-1]) for size in sizes_to_prove(model, self.size)]
+        batches = [_random_images(shape, dtype, EXPORTED_IMAGES) for shape in shapes]
+        if images is not None:
+            batches.append(given_images(images, shapes[0]))
+        yield from export(model, output, chosen, [batch.astype(dtype) for batch in batches], tolerance)
+
+    def _sizes_taken(self, converted: keras.Model, way: Way) -> str:
+        """Which sizes it takes, in a sentence; raises `UserError` if it does not run on larger images."""
+        runs = Runs(converted)
+        for failure in runs.failures(larger_sizes(self.size)):
+            raise UserError(f"way={way.name}: {failure}. Nothing was written. {self._other_way(way)}")
+        return f"Takes images of {size_text(runs.smallest(self.size))} px and more."
 
     def _other_way(self, way: Way) -> str:
         exact = next(name for name, other in self.ways.items() if isinstance(other, ImageWay))
@@ -195,11 +226,11 @@ def _check_takes_images(model: keras.Model, typed: str) -> None:
     )
 
 
-def _random_images(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def _random_images(shape: tuple[int, ...], dtype: str, count: int = RANDOM_IMAGES) -> np.ndarray:
     """Images of noise, half of them from 0 to 255 and half from 0 to 1, whichever the model is used to."""
     generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (RANDOM_IMAGES, *shape))
-    shares = generator.random((RANDOM_IMAGES, *shape), np.float32)
+    pixels = generator.integers(0, 256, (count, *shape))
+    shares = generator.random((count, *shape), np.float32)
     return np.concatenate([pixels, shares if "float" in dtype else generator.integers(0, 256, shares.shape)])
 
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import ClassVar
 
 from pipeline.common.settings import Settings, is_side
 from pipeline.common.size import Size, of_shape
 from pipeline.other_sizes.ways import ALL_WAYS, WAYS
+
+
+class Format(Enum):
+    """In what a model is written: the end of the file's name; a SavedModel is a directory of any name."""
+
+    keras = ".keras"
+    saved_model = ""
+    onnx = ".onnx"
+    litert = ".tflite"
 
 
 @dataclass

@@ -24,6 +24,21 @@ class ResizeInput(ImageWay):
         images = keras.Input((None, None, model.input_shape[-1]), dtype=model.inputs[0].dtype)
         # Not keras.layers.Resizing: called eagerly, that makes a model behind it run, and learn, as in training.
         resized = ops.image.resize(ops.cast(images, "float32"), image_size, "bilinear", antialias=True)
-        if "int" in model.inputs[0].dtype:
-            resized = ops.cast(ops.clip(ops.round(resized), 0, 255), model.inputs[0].dtype)
-        return keras.Model(images, model(resized))
+        return keras.Model(images, _for_floats(model)(resized))
+
+
+def _for_floats(model: keras.Model) -> keras.Model:
+    """The same layers for images in float32, where those of `model` are whole numbers.
+
+    Resized images rounded to whole numbers would not be the same everywhere: at .5, the last digit of a sum decides.
+    """
+    import keras
+
+    from pipeline.models.graph import again
+
+    images = model.inputs[0]
+    if "int" not in images.dtype:
+        return model
+    graph, _ = again(model, keras.Input(images.shape[1:], dtype=images.dtype))
+    floats = keras.Input(images.shape[1:], dtype="float32")
+    return keras.models.clone_model(graph, input_tensors=floats, clone_function=lambda operation: operation)

@@ -34,8 +34,11 @@ if (!location.hash) location.replace("{PAGE}");
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 )
-REPORT_POLICY = "sandbox allow-popups allow-downloads; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""A report may be of anybody who can write to the store: it shows, and runs nothing."""
+REPORT_POLICY = (
+    "sandbox allow-popups allow-downloads allow-scripts; "
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+"""A report may be of anybody who can write to the store: what it runs belongs to no origin, and can ask nobody."""
 
 
 def create_app() -> FastAPI:
