@@ -32,7 +32,7 @@ class ConfigError(UserError):
     def __init__(self, key: str, value: Any, rule: str, remedy: str) -> None:
         typed = str(value).lower() if isinstance(value, bool) else str(value)  # As in YAML and on the command line.
         super().__init__(f"{excerpt(key)}={excerpt(typed)}: {rule}. {remedy}")
-        self.key = key
+        self.key, self.rule = key, rule
 
 
 def require(holds: bool, key: str, value: Any, rule: str, remedy: str) -> None:

@@ -14,6 +14,7 @@ from pipeline.common.names import ANSWERS, INDIFFERENT, PAIRING_TAGS, Param, Tag
 from pipeline.comparison.answers import unpack
 from pipeline.comparison.estimates import Estimate
 from pipeline.comparison.params import param_value
+from pipeline.heads import HEADS
 from pipeline.heads.verdict import Verdict
 
 WEIGHTS_OF_BACKBONE = tuple(f"params.backbone.{name}" for name in ("path", "weights", "fresh_weights"))
@@ -107,9 +108,17 @@ def split_into_arms(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def colors(arms: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    """Colours of arms by name: of their heads where each has one of its own, else of the palette, by their names."""
-    if len({runs[Tag.HEAD.column].iloc[0] for runs in arms.values()}) == len(arms):
-        return {name: str(runs[Tag.COLOR.column].iloc[0]) for name, runs in arms.items()}
+    """Colours of arms by name: of their heads where each has one of its own, else of the palette, by their names.
+
+    What runs have recorded counts for heads that there are no more: a study of arms may have coloured them anew.
+    """
+    of_heads = {head.name: head.color for head in HEADS}
+    found = {
+        name: of_heads.get(str(runs[Tag.HEAD.column].iloc[0]), str(runs[Tag.COLOR.column].iloc[0]))
+        for name, runs in arms.items()
+    }
+    if len(set(found.values())) == len(found):
+        return found
     return {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(sorted(arms))}
 
 

@@ -22,6 +22,8 @@ MAX_BYTES = 2**30
 """Of a snapshot that is read."""
 PRIVATE = ("params.tracking.", "params.output_dir", "params.dataset.data_dir", "params.dataset.path")
 """Of these, what says where somebody's files are."""
+FILES = ("params.backbone.path", "params.backbone.weights")
+"""Which arms may differ in: the names of files are kept, without the folders that they lie in."""
 
 
 def write_snapshot(runs: pd.DataFrame, path: Path) -> None:
@@ -31,8 +33,13 @@ def write_snapshot(runs: pd.DataFrame, path: Path) -> None:
         for column in runs
         if (column in NAMED or str(column).startswith(KEPT)) and not str(column).startswith(PRIVATE)
     ]
+    files = {column: runs[column].map(_without_folders) for column in FILES if column in columns}
     with atomic_write(path) as beside:
-        runs[columns].to_parquet(beside, index=False, compression="zstd")
+        runs[columns].assign(**files).to_parquet(beside, index=False, compression="zstd")
+
+
+def _without_folders(value: object) -> object:
+    return value.rpartition("/")[2] if isinstance(value, str) and ":/" not in value else value
 
 
 def read_snapshot(path: Path) -> pd.DataFrame:

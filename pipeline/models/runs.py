@@ -15,6 +15,9 @@ from pipeline.common.size import Size, of_shape, size_text
 from pipeline.models.graph import LayerRefusesError, calls, failing_call, operation_text
 from pipeline.models.predict import compiled
 
+NEIGHBOURS = 32
+"""Heights in a row that are tried where gaps may be: as many as the strides of usual networks multiply to."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -78,9 +81,17 @@ class Runs:
             size = of_shape(native, height)
             fails, takes = (fails, height) if self.at(size) is None and self._is_left(size) else (height, takes)
             height = (fails + takes) // 2
-        # Strides may leave gaps: a network that wants even sizes fails at every second one.
-        gaps = [height for height in range(takes, min(takes + 4, native[0])) if self.at(of_shape(native, height))]
-        return native if gaps else of_shape(native, takes)
+        gap = self._gap(native, range(takes, min(takes + NEIGHBOURS, native[0])))
+        return of_shape(native, takes) if gap is None else native
+
+    def gap(self, native: Size) -> Size | None:
+        """The first of the sizes next above `native` that it does not take; None if it takes those tried."""
+        return self._gap(native, range(native[0] + 1, native[0] + 1 + NEIGHBOURS))
+
+    def _gap(self, native: Size, heights: Iterable[int]) -> Size | None:
+        """Strides may leave gaps: a network that wants even sizes fails at every second one."""
+        sizes = (of_shape(native, height) for height in heights)
+        return next((size for size in sizes if self.at(size) is not None), None)
 
     def _is_left(self, size: Size) -> bool:
         """Whether every layer leaves something of an image: TensorFlow computes numbers even of maps without cells."""

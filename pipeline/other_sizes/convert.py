@@ -125,6 +125,9 @@ class Conversion:
         runs = Runs(converted)
         for failure in runs.failures(larger_sizes(self.size)):
             raise UserError(f"way={way.name}: {failure}. Nothing was written. {self._other_way(way)}")
+        if (gap := runs.gap(self.size)) is not None:
+            ran = ", ".join(map(size_text, [self.size, *larger_sizes(self.size)]))
+            return f"Ran on images of {ran} px, but fails at {size_text(gap)} px: try each size that you need."
         return f"Takes images of {size_text(runs.smallest(self.size))} px and more."
 
     def _other_way(self, way: Way) -> str:

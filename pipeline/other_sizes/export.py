@@ -21,6 +21,8 @@ from pipeline.models.keras_file import written
 from pipeline.other_sizes.matrix_resize import with_matrix_resize
 from pipeline.other_sizes.settings import Format
 
+AT_ONCE = 32
+"""Images that are run together, however many are given."""
 Runner = Callable[[np.ndarray], np.ndarray]
 """From images (N, H, W, C) to outputs (N, K)."""
 
@@ -148,14 +150,14 @@ def export(
 
 
 def _proof(model: keras.Model, run: Runner, chosen: Format, batch: np.ndarray, tolerance: float) -> str:
-    expected = np.asarray(model(batch, training=False))
+    # Several at once, and one alone: any number is taken.
+    slices = [batch[start : start + AT_ONCE] for start in range(0, len(batch), AT_ONCE)] + [batch[:1]]
+    expected = np.concatenate([np.asarray(model(images, training=False)) for images in slices])
     try:
         with _without_notes():
-            # All at once, and one alone: any number is taken.
-            received = np.concatenate([run(batch), run(batch[:1])])
+            received = np.concatenate([run(images) for images in slices])
     except Exception as error:
         raise _cannot(chosen, f"run this model at {size_text(batch.shape[1:3])} px", error) from error
-    expected = np.concatenate([expected, expected[:1]])
     largest = max(1.0, float(np.abs(expected).max()))
     difference = float(np.abs(expected - received).max())
     found = (

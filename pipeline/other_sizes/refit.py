@@ -39,8 +39,8 @@ TOLERANCE = 1e-4
 MOST_STEPS = 1000
 NEVER = 30.0
 """By so much the logit of a class without images is below the mean of the others: a probability below 1e-13."""
-MOST_NUMBERS = 2**26
-"""Features kept at a time, of one mode and in float32: 268 MB, and as much again while they are fitted."""
+MOST_NUMBERS = 2**25
+"""Features kept at a time, of one mode and in float32: 134 MB, and four times as much again while they are fitted."""
 
 
 @dataclass(frozen=True)

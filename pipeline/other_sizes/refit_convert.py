@@ -75,6 +75,11 @@ def refit_and_write(
             split = _read(images, size, cut)[1]
             yield _comparison(model, refitted, split, size, native)
     yield f"It is another model than the original, also at {size_text(native)} px."
+    if not _are_apart(images):
+        yield (
+            "These images are held out of this fit alone. If the original was trained on them, the accuracies are too "
+            f"high, those before the fit above all: put images that it never saw into {images}/test, others into train."
+        )
 
 
 def _read(images: str, size: Size, cut: Refittable) -> tuple[ImageSplit, ImageSplit]:
@@ -85,19 +90,19 @@ def _read(images: str, size: Size, cut: Refittable) -> tuple[ImageSplit, ImageSp
     require(channels in (1, 3), "model", f"{channels} channels", "image files have 1 or 3", "Use another way.")
     folder = Path(images).expanduser().absolute()
     require(folder.is_dir(), "images", images, "there is no such directory", remedy)
-    apart = (folder / "train").is_dir() and (folder / "test").is_dir()
     dataset = ImageFolder(
         path=str(folder),
         image_size=list(size),
         channels=channels,
         validation_fraction=0.0,
-        test_fraction=None if apart else HELD_OUT,
+        test_fraction=None if _are_apart(images) else HELD_OUT,
     )
     try:
         facts = image_folder.describe(dataset)
         splits = image_folder.open_splits(dataset, facts, folder)
     except ConfigError as error:
-        raise ConfigError("images", images, f"cannot be used: {error}", remedy) from error
+        # Not the remedy for settings that this command does not have.
+        raise ConfigError("images", images, error.rule, "Mend that, or take these files out.") from error
     require(
         facts.classes == classes,
         "images",
@@ -106,6 +111,12 @@ def _read(images: str, size: Size, cut: Refittable) -> tuple[ImageSplit, ImageSp
         "Give a folder for each class of the model, whose names are in the order of its outputs.",
     )
     return splits
+
+
+def _are_apart(images: str) -> bool:
+    """Whether the directory has images to fit on and others."""
+    folder = Path(images).expanduser().absolute()
+    return (folder / "train").is_dir() and (folder / "test").is_dir()
 
 
 def _outputs(model: keras.Model, split: ImageSplit, indices: np.ndarray, size: Size) -> np.ndarray:

@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.cli.terminal import console
 from pipeline.common.digest import digest_of
 from pipeline.common.errors import UserError, require
-from pipeline.common.names import File, Tag
+from pipeline.common.names import File
 from pipeline.common.settings import PLAIN_NAME, is_plain_name, is_short
 from pipeline.comparison.report.files import write_report
 from pipeline.comparison.report.markdown import markdown_page
@@ -55,10 +55,6 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: T
     report = make_report(compared, statistics, ALL_WAYS, asks, seeds_added_after_a_look(runs))
     print_report(report, console())
     arms = [arm for section in report.sections for arm in section.group.arms]
-    color_of = {run_id: arm.color for arm in arms for run_id in arm.runs["run_id"]}
-    compared = compared.assign(
-        **{Tag.COLOR.column: compared["run_id"].map(color_of).fillna(compared[Tag.COLOR.column])}
-    )
     write_report(report, compared, directory, lambda run_id: run_link(address, experiments[run_id], run_id))
     _tell_where(directory)
     with talking_to(tracking.server):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.digest import digest_of, file_digest
 from pipeline.common.names import INDIFFERENT, Param
+from pipeline.other_sizes.ways import REFITS
 from pipeline.tracking.code_digest import code_digest
 from pipeline.tracking.settings import Tracking
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("tensorflow", "keras")
 """Whose versions take part in what a run computes."""
+OF_REFITS = ("scikit-learn", "scipy")
+"""Likewise, where layers are fitted again."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,13 @@ def run_key(settings: Mapping[str, Any], weights: Path | None, data: Data) -> st
         data: Of the run.
     """
     indifferent = (*INDIFFERENT, Param.ARM, "study")
+    refits = {way.name for way in REFITS} & set(settings.get("size_probe.ways") or ())
+    libraries = (*LIBRARIES, *(OF_REFITS if refits else ()))
     identity = {
         "settings": {name: value for name, value in settings.items() if not name.startswith(indifferent)},
         "code": code_digest(),
         "weights": file_digest(weights) if weights else None,
         "data": [data.facts.version, data.train_split.digest, data.test_split.digest],
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "libraries": {name: importlib.metadata.version(name) for name in libraries},
     }
     return digest_of(json.dumps(identity, sort_keys=True, default=str))

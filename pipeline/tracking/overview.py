@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -29,6 +30,10 @@ NEWEST_RUNS = 40
 MOST_CALLS = 12
 """Calls of studies that are shown in full; of older studies there are links."""
 MOST_SINGLE_RUNS = 10
+KEPT_SECONDS = 60.0
+"""For so long a finished run is not read again: it may get another name, or be deleted."""
+SHARE_OF_READING = 0.01
+"""Of the time at most goes into reading the runs of a call anew."""
 QUIET_SECONDS = 300.0
 """A sweep of which nothing was heard for longer, and for three of its runs, is taken for one that was stopped."""
 
@@ -152,6 +157,7 @@ class Store:
     def __init__(self, output_path: Path | None) -> None:
         self._output_path = output_path
         self._finished: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+        self._read_again: dict[tuple[str, str], float] = {}
 
     def overview(self, now: float | None = None) -> Overview:
         """What there is to see.
@@ -178,18 +184,28 @@ class Store:
             if members:
                 found.append((experiment_id, sweep, members, _since(members, sweep)))
         found.sort(key=lambda call: call[3], reverse=True)
+        everywhere: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for _, sweep, members, _ in found:
+            everywhere[sweep] += members
         calls = [
-            self._call(client, experiments[at], sweep, members, since, report_of.get((at, sweep)), now)
+            self._call(
+                client, experiments[at], sweep, members, everywhere[sweep], since, report_of.get((at, sweep)), now
+            )
             for at, sweep, members, since in _without_repeated(found)[:MOST_CALLS]
         ]
         shown = {(view.experiment_id, view.key) for call in calls for view in call.views}
         older = [view for view in _views(experiments.values()) if (view.experiment_id, view.key) not in shown]
+        hold_runs = {row["experiment_id"] for row in newest}
         single = [row for row in newest if not any(name.startswith(_SWEEP_COLUMN) for name in _given(row))]
         return Overview(
             calls,
             older,
             [_line(row, experiments[row["experiment_id"]].name) for row in single[:MOST_SINGLE_RUNS]],
-            [(row_id, experiments[row_id].name) for row_id in dict.fromkeys(row["experiment_id"] for row in newest)],
+            [
+                (experiment_id, experiment.name)
+                for experiment_id, experiment in experiments.items()
+                if experiment_id in hold_runs or client.search_runs([experiment_id], max_results=1)
+            ],
         )
 
     def report_page(self, sweep: str) -> str | None:
@@ -204,13 +220,19 @@ class Store:
         return path if path.is_file() else None
 
     def _members(self, experiment_id: str, sweep: str) -> list[dict[str, Any]]:
-        """The runs of a call, newest first. What has finished changes no more, and MLflow is asked for the rest."""
-        known = self._finished.setdefault((experiment_id, sweep), {})
+        """The runs of a call, newest first. What has finished changes seldom: mostly the rest is asked for."""
+        call, began = (experiment_id, sweep), time.monotonic()
+        known = self._finished.setdefault(call, {})
+        if is_due := began >= self._read_again.get(call, 0.0):
+            known.clear()
         rest = f"{Tag.HEAD.column} != '' and {sweep_filter(sweep)}"
         if known:
             rest += f" and attributes.run_id NOT IN ({', '.join(map(repr, known))})"
         rows = _rows([experiment_id], rest)
         known |= {row["run_id"]: row for row in rows if row["status"] == "FINISHED"}
+        if is_due:
+            took = time.monotonic() - began
+            self._read_again[call] = began + max(KEPT_SECONDS, took / SHARE_OF_READING)
         open_rows = [row for row in rows if row["status"] != "FINISHED"]
         return sorted([*known.values(), *open_rows], key=lambda row: row["start_time"], reverse=True)
 
@@ -220,6 +242,7 @@ class Store:
         experiment: Experiment,
         sweep: str,
         members: list[dict[str, Any]],
+        everywhere: list[dict[str, Any]],
         since: float,
         report: Run | None,
         now: float,
@@ -227,7 +250,7 @@ class Store:
         table = pd.DataFrame(members)
         study = common_value(table, Tag.STUDY.column)
         file = self._report_file(sweep)
-        progress = _Progress(client, members, sweep, since, now, report is not None or file is not None)
+        progress = _Progress(client, everywhere, sweep, since, now, report is not None or file is not None)
         answer = report.data.tags.get(Tag.DESCRIPTION) if report else None
         if answer is None and file is not None and (text := file.parent / File.REPORT_TEXT).is_file():
             answer = text.read_text()
@@ -258,7 +281,7 @@ class _Progress:
 
     Args:
         client: Of the store.
-        members: Its runs.
+        members: Its runs, in all experiments.
         sweep: Its name.
         since: When it was called.
         now: The time.

@@ -45,7 +45,7 @@ def view_names(tags: dict[str, str]) -> dict[str, tuple[str, int]]:
     found = {}
     for tag, value in tags.items():
         if tag.startswith(VIEW_TAG):
-            with suppress(ValueError, KeyError, TypeError, RecursionError):
+            with suppress(ValueError, KeyError, TypeError, RecursionError, OverflowError):
                 envelope = json.loads(value)
                 found[tag.removeprefix(VIEW_TAG)] = (str(envelope["name"]), int(envelope["updatedAt"]))
     return found

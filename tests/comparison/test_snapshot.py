@@ -44,6 +44,16 @@ def test_what_says_where_somebodys_files_are_is_not_kept(tmp_path: Path) -> None
     assert read["answers.test"].tolist() == runs["answers.test"].tolist()
 
 
+def test_names_of_models_are_kept_without_their_folders(tmp_path: Path) -> None:
+    """Arms may differ in them."""
+    runs = study(seeds=1)
+    given = ["/home/me/a.keras", "models:/a/1", "None"]
+    runs["params.backbone.path"] = given * (len(runs) // 3)
+    write_snapshot(runs, tmp_path / "runs.parquet")
+    read = pd.read_parquet(tmp_path / "runs.parquet")["params.backbone.path"]
+    assert list(read[:3]) == ["a.keras", "models:/a/1", "None"]
+
+
 def test_a_file_that_is_no_snapshot_is_named(tmp_path: Path) -> None:
     for name, content in (("missing", None), ("text", b"not parquet"), ("other", pd.DataFrame({"a": [1]}))):
         path = tmp_path / name

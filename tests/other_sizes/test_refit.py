@@ -308,7 +308,7 @@ def test_the_features_in_memory_are_bounded(
         counts.append(len(features))
         return start
 
-    assert MOST_NUMBERS == 2**26
+    assert MOST_NUMBERS == 2**25
     monkeypatch.setattr("pipeline.other_sizes.refit_sizes.MOST_NUMBERS", 64 * 100)
     monkeypatch.setattr("pipeline.other_sizes.refit_sizes.fit_classifier", counted)
     _refitted(untrained, digits, SizeProbe(sizes=[6, 8, 12]), GlobalAveragePool())

@@ -248,7 +248,7 @@ def test_from_the_printed_address_to_the_answer_without_a_click(page: Page, addr
 
     page.get_by_role("link", name="Report").click()
     expect(page.locator(".answer")).to_contain_text("At 8 px,")
-    expect(page.locator("img")).to_have_count(4)
+    expect(page.locator("svg")).to_have_count(6)
     page.go_back()
     page.set_viewport_size({"width": 1280, "height": 800})  # Charts are drawn once they come into view.
     page.get_by_role("link", name="Charts").click()

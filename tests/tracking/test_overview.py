@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,34 @@ def test_a_running_study_shows_how_far_it_is(client: MlflowClient, digits: str) 
     client.set_terminated(running, "FINISHED", int(1000 * (CALLED + 240)))
     (call,) = store.overview(CALLED + 250).calls
     assert [(arm.name, arm.runs, round(arm.accuracy, 4)) for arm in call.arms] == [("flat", 2, 0.8), ("pool", 2, 0.7)]
+
+
+@pytest.mark.long
+def test_a_study_over_two_experiments_runs_as_long_as_one_of_them_does(
+    client: MlflowClient, digits: str, tmp_path: Path
+) -> None:
+    """The four runs on digits are done; on fashion one of five is at work, 350 s after the last sign from digits."""
+    fashion = experiment_id(client, "fashion", (tmp_path / "artifacts").as_uri())
+    for began in (0, 60, 120, 180):
+        _record(client, digits, "flat", began, began + 60, 0.9, now=began)
+    running = _record(client, fashion, "flat", 240, None, now=240)
+    client.log_metric(running, "train/loss", 0.3, int(1000 * (CALLED + 560)), step=2)
+    for call in Store(None).overview(CALLED + 590).calls:
+        assert (call.state, call.asked, call.ended) == (State.RUNNING, 9, 4)
+
+
+@pytest.mark.long
+def test_renamed_and_deleted_runs_are_seen_after_a_while(
+    client: MlflowClient, digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone = (_record(client, digits, "flat", began, began + 60, 0.9, now=began) for began in (0, 60))
+    store = Store(None)
+    assert len(store.overview(CALLED + 130).calls[0].runs) == 2
+    client.update_run(kept, name="short seed 0")
+    client.delete_run(gone)
+    at = time.monotonic()
+    monkeypatch.setattr("pipeline.tracking.overview.time.monotonic", lambda: at + 3600)
+    assert [run.name for run in store.overview(CALLED + 140).calls[0].runs] == ["short seed 0"]
 
 
 @pytest.mark.long

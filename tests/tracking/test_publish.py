@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from pipeline.common.names import QUESTION, Tag, size_tag
 from pipeline.comparison.analysis import analyse
 from pipeline.comparison.arms import PALETTE, size_verdicts
+from pipeline.heads import HEADS
 from pipeline.heads.verdict import Verdict
 from pipeline.tracking.publish import name_runs, prepared_views, publish_views
 from pipeline.tracking.queries import membership, newest_runs, runs_of_sweep, studies, sweep_filter, whole_trainings
@@ -21,6 +22,8 @@ from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import experiment_id, open_store
 from pipeline.tracking.views import VIEW_TAG, comparison_view, view_names, view_tag
 from tests.comparison.studies import ASKS, STATISTICS, study
+
+HEAD_NAMES = ("flatten_dense", "average_pool", "global_average_pool")
 
 
 @pytest.mark.long
@@ -194,6 +197,13 @@ def test_runs_are_named_and_coloured_after_their_arms(client: MlflowClient, tmp_
     assert [run.info.run_name for run in found] == ["short seed 0", "short seed 1", "long seed 0", "long seed 1"]
     # By their names: long is first.
     assert [run.data.tags[Tag.COLOR] for run in found] == [PALETTE[1], PALETTE[1], PALETTE[0], PALETTE[0]]
+
+    # In a study of heads, they have the colours of their heads all the same.
+    heads = study(seeds=2).assign(**{Tag.COLOR.column: PALETTE[1]})
+    (group,) = analyse(heads, STATISTICS, ASKS)
+    assert {arm.name: arm.color for arm in group.arms} == {
+        head.name: head.color for head in HEADS if head.name in HEAD_NAMES
+    }
 
 
 @pytest.mark.long

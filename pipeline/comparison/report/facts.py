@@ -1,8 +1,7 @@
-"""What was compared: data, arms, settings, when, and how to do it again."""
+"""What was compared: data, arms, settings, and when."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 import pandas as pd
@@ -14,8 +13,11 @@ from pipeline.comparison.arms import Arm, common_value, result_settings
 from pipeline.comparison.report.method import OFF
 from pipeline.comparison.report.words import listed_text
 
-UNTOLD = ("question", "asks.", "statistics.", "arm", "study", "dataset.name", "head.name", "backbone.name")
-"""Settings, or beginnings of their names, that the report tells elsewhere."""
+UNTOLD = (
+    *("question", "asks.", "statistics.", "arm", "study", "dataset.name", "head.name", "backbone.name"),
+    *("dataset.path", "dataset.data_dir", "backbone.path", "backbone.weights"),
+)
+"""Settings, or beginnings of their names, that the report tells elsewhere, or that say where somebody's files are."""
 
 
 def facts(groups: Sequence[Group]) -> list[Table]:
@@ -67,8 +69,6 @@ def _common(groups: Sequence[Group]) -> Table:
         if value is not None and value not in (*OFF, "[]") and "." in name and not name.startswith(UNTOLD)
     ]
     rows.append(("settings of all", ", ".join(told)))
-    if (command := _command(groups, runs)) is not None:
-        rows.append(("to repeat it", command))
     return Table(("what", "which"), tuple(rows))
 
 
@@ -87,27 +87,6 @@ def _data(group: Group) -> str:
     ]
     images = f": {listed_text(counted)} images of {group.trained.in_words}" if counted else ""
     return group.dataset + (f" {version}" if version else "") + images
-
-
-def _command(groups: Sequence[Group], runs: pd.DataFrame) -> str | None:
-    """What trains the study again; None for runs of no study, or of several."""
-    study = common_value(runs, Tag.STUDY.column)
-    if study is None:
-        return None
-    datasets = ",".join(dict.fromkeys(group.dataset for group in groups))
-    backbones = ",".join(dict.fromkeys(group.backbone for group in groups))
-    seeds = ",".join(sorted({str(seed) for group in groups for arm in group.arms for seed in arm.seeds}, key=int))
-    return shlex.join(
-        [
-            "python",
-            "-m",
-            "pipeline.train",
-            f"study={study}",
-            f"dataset={datasets}",
-            f"backbone={backbones}",
-            f"seed={seeds}",
-        ]
-    )
 
 
 def _value(runs: pd.DataFrame, name: str) -> str:
