@@ -10,7 +10,7 @@ from pipeline.common.condition import AS_IS, Mode
 from pipeline.other_sizes.probe import ProbedSize
 from pipeline.other_sizes.ways import WAYS
 
-AS_IS_STYLE = {"color": "black", "marker": "o", "linestyle": "-"}
+AS_IS_STYLE = {"color": "black", "marker": "o", "linestyle": "-", "zorder": 3}
 STYLES = {way.name: {"color": way.color, "marker": way.marker, "linestyle": way.line} for way in WAYS}
 
 
@@ -44,6 +44,7 @@ def probe_figure(probed: Sequence[ProbedSize], names: Sequence[str], native: int
         axis.set_ylim(0, 1)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("accuracy, 95 % Wilson intervals")
-    axes[0].legend(fontsize="small")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
     figure.suptitle(title, parse_math=False)
     return figure

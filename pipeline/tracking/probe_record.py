@@ -121,4 +121,4 @@ def record_probe(
 
 
 def _json(table: pd.DataFrame) -> str:
-    return str(table.astype(object).to_json(orient="split", index=False))
+    return str(table.astype(object).to_json(orient="split", index=False, double_precision=15))
