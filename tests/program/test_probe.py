@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
 from pathlib import Path
 
 import keras
@@ -16,7 +17,9 @@ from keras import layers
 from pipeline.common.errors import UserError
 from pipeline.config import ProbeConfig, to_typed
 from pipeline.probe import probe
+from pipeline.tracking.models import load_source
 from pipeline.tracking.queries import trained_runs
+from pipeline.tracking.settings import Tracking
 from tests.conftest import composed, run_program
 
 
@@ -92,6 +95,31 @@ def test_a_probe_is_printed_written_and_recorded(model: Path, folder: Path, tmp_
     assert by_height("size/resize_input/resize/accuracy") == {4: 1, 8: 1, 12: 1, 16: 1}
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"probe.json", "probe.png"}
     assert trained_runs().empty  # Neither a study nor a sync takes it for a training.
+
+
+@pytest.mark.long
+def test_a_recorded_model_is_judged_as_its_own_run_judged_it(tiny_study: Path, tmp_path: Path) -> None:
+    output = tmp_path / "outputs"
+    shutil.copytree(tiny_study / "outputs", output)
+    client = mlflow.MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    (run,) = client.search_runs(["1"], "params.head = 'global_average_pool'")
+    uri = f"models:/{run.outputs.model_outputs[0].model_id}"
+    overrides = (f"model={uri}", "dataset=digits", f"output_dir={output}", "size_probe.ways=[]")
+    probe(to_typed(composed(*overrides, command="probe"), ProbeConfig))
+    (probed,) = client.search_runs(["1"], f"tags.probe = '{uri}'")  # In the experiment of the dataset.
+    for name in ("size/resize/accuracy", "size/canvas/accuracy", "size/seen_fraction", "size/seen_pixels"):
+        of_run, of_probe = (
+            {point.step: point.value for point in client.get_metric_history(one.info.run_id, name)}
+            for one in (run, probed)
+        )
+        assert of_probe == of_run, name
+    verdicts = [
+        {key: value for key, value in one.data.tags.items() if key.startswith("size.")} for one in (run, probed)
+    ]
+    assert verdicts[0] == verdicts[1]
+    # Its record names its classes.
+    names = load_source(uri, Tracking(), output).class_names
+    assert names == tuple("0123456789")
 
 
 def test_mistakes_get_one_message_and_write_nothing(model: Path, folder: Path, tmp_path: Path) -> None:
