@@ -119,6 +119,7 @@ def test_what_is_not_seen_changes_nothing_and_what_is_seen_does(name: str) -> No
             assert not np.array_equal(plain, _certain(model, changed)), (size, row, column)
 
 
+@pytest.mark.long
 def test_shares_are_those_of_the_window() -> None:
     labels = np.zeros(2, np.int64)
     conversion = Conversion(average_window(), "window", [SIDE, SIDE])
@@ -150,6 +151,7 @@ def test_ways_answer_like_their_converted_models() -> None:
                 assert np.array_equal(score.right, answers.argmax(axis=1) == labels), (name, result.size, mode)
 
 
+@pytest.mark.long
 def test_pixels_are_scaled_before_the_model() -> None:
     inputs = keras.Input((4, 4, 1))
     x = keras.layers.Dense(2, kernel_initializer="zeros")(keras.layers.Flatten()(inputs))
