@@ -126,7 +126,7 @@ def best_sentence(best: Best, native: Size, convert: str | None) -> str:
     sizes = "1 size" if len(best.sizes) == 1 else f"the mean of {len(best.sizes)} sizes"
     text = f"{side.capitalize()} {native[0]} px, {best.mode.short}: {_words(best.way)}, {best.accuracy:.3f} in {sizes}"
     if best.lead is None:
-        text += "; nothing else takes all of these"
+        text += "; nothing else was measured at all of these"
     else:
         next_best = f"{_words(best.lead.way)} ({best.lead.accuracy:.3f})"
         interval = f"{100 * best.lead.mean:.1f} points, {100 * best.lead.low:.1f} to {100 * best.lead.high:.1f}"
