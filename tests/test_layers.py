@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "pipeline"
-COMMANDS = {"train", "plan", "compare", "convert", "dashboard", "sync"}
+COMMANDS = {"train", "plan", "compare", "convert", "probe", "dashboard", "sync"}
 ALLOWED: dict[str, set[str]] = {
     "common": set(),
     "heads": {"common"},

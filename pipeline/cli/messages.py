@@ -55,10 +55,21 @@ def explain(error: Exception) -> str:
         )
     if first.startswith("Ambiguous value"):
         return f"{first}: several values make a sweep. Add --multirun to try each, or write [a,b] for a list."
+    if first.startswith("Unexpected type for root: NoneType"):
+        return _explain_empty_group(sys.argv[1:])
     # What Hydra says of an option that is not a name does not say of which.
     chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in GROUPS]
     shown = f"{excerpt(' '.join(chosen))}: {first}" if chosen else first
     return f"{shown}. See python -m pipeline.train --help for settings and examples."
+
+
+def _explain_empty_group(arguments: list[str]) -> str:
+    """A setting of a group of which nothing is chosen; Hydra does not say which."""
+    chosen = {argument.partition("=")[0] for argument in arguments}
+    typed = [argument for argument in arguments if argument.partition("=")[0].partition(".")[0] not in chosen]
+    groups = {argument.partition("=")[0].partition(".")[0]: argument for argument in reversed(typed)}
+    group = next((group for group in GROUPS if group in groups), "")
+    return f"{excerpt(groups.get(group, ''))}: no {group} is chosen, so that it has no settings. Add {group}=NAME."
 
 
 def _explain_missing_option(error: MissingConfigException) -> str:

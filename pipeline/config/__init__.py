@@ -3,7 +3,7 @@
 from pipeline.config.check import to_typed, unknown_key
 from pipeline.config.paths import CONFIG_DIR, PROJECT_ROOT, absolute
 from pipeline.config.register import GROUPS, register
-from pipeline.config.schema import CompareConfig, Config, ConvertConfig, DashboardConfig, SyncConfig
+from pipeline.config.schema import CompareConfig, Config, ConvertConfig, DashboardConfig, ProbeConfig, SyncConfig
 
 __all__ = [
     "CONFIG_DIR",
@@ -13,6 +13,7 @@ __all__ = [
     "Config",
     "ConvertConfig",
     "DashboardConfig",
+    "ProbeConfig",
     "SyncConfig",
     "absolute",
     "register",

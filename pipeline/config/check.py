@@ -124,7 +124,7 @@ def _elsewhere(name: str, whole: DictConfig | None) -> str:
 def _settings(config: DictConfig, prefix: str) -> Iterator[str]:
     """Dotted names of all settings but Hydra's own."""
     for key, value in config.items_ex(resolve=False):
-        if isinstance(value, DictConfig) and prefix + str(key) != "hydra":
+        if isinstance(value, DictConfig) and value and prefix + str(key) != "hydra":
             yield from _settings(value, f"{prefix}{key!s}.")
         else:
             yield prefix + str(key)

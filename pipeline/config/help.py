@@ -52,7 +52,7 @@ def _lines(config: DictConfig, indent: str) -> Iterator[str]:
         key = str(name)
         if key == "hydra":
             continue
-        if isinstance(value, DictConfig):
+        if isinstance(value, DictConfig) and config[key] is not None:
             # What the groups are, the help says before.
             yield from _commented(f"{indent}{key}:", about.get(key, "") if indent else "")
             yield from _lines(value, f"{indent}  ")
@@ -75,6 +75,8 @@ def _typed_value(config: DictConfig, key: str, value: Any) -> str:
     """A value as it is typed on the command line."""
     if OmegaConf.is_missing(config, key):
         return "???"
+    if isinstance(value, DictConfig):
+        return "null"  # A group of which nothing was chosen.
     if isinstance(value, ListConfig):
         value = OmegaConf.to_container(value, resolve=False)
     value = getattr(value, "name", value)

@@ -10,7 +10,7 @@ from pipeline.config import help as help_texts
 from pipeline.config.launch import cores
 from pipeline.config.paths import PROJECT_ROOT, absolute
 from pipeline.config.safe_files import ExperimentFiles, refuse_paths_that_lead_out
-from pipeline.config.schema import CompareConfig, Config, ConvertConfig, DashboardConfig, SyncConfig
+from pipeline.config.schema import CompareConfig, Config, ConvertConfig, DashboardConfig, ProbeConfig, SyncConfig
 from pipeline.data.settings import Dataset, ImageFolder
 from pipeline.heads import HEADS
 from pipeline.models.backbones import BACKBONES
@@ -26,6 +26,7 @@ def register() -> None:
     store.store(group="schema", name="config", node=Config)
     store.store(group="schema", name="compare", node=CompareConfig)
     store.store(group="schema", name="convert", node=ConvertConfig)
+    store.store(group="schema", name="probe", node=ProbeConfig)
     store.store(group="schema", name="sync", node=SyncConfig)
     store.store(group="schema", name="dashboard", node=DashboardConfig)
     store.store(group="schema", name="dataset", node=Dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,49 @@ class ConvertConfig(InOutputDir):
             f"way={self.way} needs training images",
             "Give a directory with a folder of image files for each class, images=DIR.",
         )
+
+
+@dataclass
+class ProbeConfig(InOutputDir):
+    """Which trained model is judged at other image sizes, and on which images.
+
+    Attributes:
+        model: Path of a `.keras` file, or an MLflow model URI.
+        images: A directory with a folder of image files for each class, `DIR/CLASS/*.png`; the classes are the model's
+            outputs in alphabetical order, or by name where the model's record names them.
+        dataset: In place of `images`, a dataset whose test split is used.
+        image_size: [height, width] in pixels of the training images, where neither the model nor its run says.
+        scale: The model gets pixels · scale + offset; 1/255 = 0.003922 if it was trained on numbers from 0 to 1.
+        offset: See `scale`.
+        size_probe: Which sizes, how many images, which ways.
+        tracking: Where the model was recorded, if an MLflow URI names it, and where the results are.
+        training: Nothing is trained; a dataset's file may choose an option of this group.
+        output_dir: As it was for the run that recorded the model; results go there too.
+    """
+
+    model: str = MISSING
+    images: str | None = None
+    dataset: Dataset | None = None
+    image_size: list[int] | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+    size_probe: SizeProbe = field(default_factory=SizeProbe)
+    tracking: Tracking = field(default_factory=Tracking)
+    training: Training | None = None
+    output_dir: str = "outputs"
+
+    def __post_init__(self) -> None:
+        self.require(
+            "images",
+            (self.images is None) != (self.dataset is None),
+            "is needed, or else dataset=NAME, and not both",
+            "Use images=DIR with a folder of image files for each class in DIR.",
+        )
+        self.require_image_size("image_size", "[28,28]")
+        self.require(
+            "scale", self.scale != 0 and math.isfinite(self.scale), "must be a finite number other than 0", example=1
+        )
+        self.require("offset", math.isfinite(self.offset), "must be a finite number", example=0)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.common.errors import printable, the_first_of
+from pipeline.common.errors import ConfigError, printable, require, the_first_of
 from pipeline.data.settings import ImageFolder
 from pipeline.data.validation import hold_out, most_held_out
 
@@ -77,6 +77,31 @@ def list_files(dataset: ImageFolder) -> FolderFiles:
         raise dataset.error(
             "path", f"cannot be read: {where}{error.strerror}", "Name another folder, or let yourself read this one."
         ) from error
+
+
+def list_labelled(path: str, key: str) -> tuple[tuple[str, ...], SplitFiles]:
+    """The classes of a folder without splits, PATH/CLASS/*.png, in alphabetical order, and all of its images.
+
+    Args:
+        path: The folder.
+        key: The setting that names it, for messages.
+
+    Raises:
+        ConfigError: There is no such folder, or a folder of a class in it holds no image.
+    """
+    folder = Path(path).expanduser().absolute()
+    remedy = f"Name a folder that holds a folder of image files for each class, {key}=DIR with DIR/CLASS/*.png."
+    require(folder.is_dir(), key, path, "is not a folder", remedy)
+    try:
+        images = {name: _images(folder / name) for name in _folders(folder)}
+    except OSError as error:
+        raise ConfigError(key, path, f"cannot be read: {error.filename}: {error.strerror}", remedy) from error
+    empty = [printable(name) for name, files in images.items() if not files]
+    require(len(images) > 0, key, path, "holds no folder of a class", remedy)
+    rule = f"holds no {', '.join(SUFFIXES)} file of {the_first_of(empty)}"
+    require(not empty, key, path, rule, "Put images there, or delete the folder.")
+    files = [(file, label) for label, found in enumerate(images.values()) for file in found]
+    return tuple(map(printable, images)), _shuffled(folder.name, *map(list, zip(*files, strict=True)))
 
 
 def _folders(parent: Path) -> list[str]:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import logging
+import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -93,6 +94,35 @@ def decode_folder(
     if shared:
         log.warning("dataset.duplicates=allow: %s", what)
     return train, test
+
+
+def decode_labelled(key: str, path: str, split: SplitFiles, image_shape: tuple[int, int, int]) -> DecodedSplit:
+    """Decodes the images of a folder without splits, resized to one shape (H, W, C), with C 1 or 3.
+
+    Args:
+        key: The setting that names the folder, for messages.
+        path: What was typed.
+        split: Its files.
+        image_shape: Of each image.
+
+    Raises:
+        ConfigError: A file cannot be read as an image, or memory does not hold them all.
+    """
+    needed, free = len(split.paths) * math.prod(image_shape), psutil.virtual_memory().available
+    room = f"its images take {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+    require(needed < free, key, path, room, "Use fewer images, size_probe.max_images=1000.")
+    images = np.empty((len(split.paths), *image_shape), np.uint8)
+    digest = hashlib.sha256(split.name.encode(errors="surrogateescape"))
+    unreadable: list[str] = []
+    resized = functools.partial(resize, size=image_shape[:2])
+    for index, (image, content, problem) in enumerate(_read(split.paths, image_shape[2], 0, resized)):
+        images[index] = image
+        digest.update(os.fsencode(split.paths[index]) + content)
+        if problem:
+            unreadable.append(f"{printable(str(split.paths[index]))} ({problem.decode()})")
+    rule = f"{len(unreadable)} of {len(images)} files cannot be read as images: {the_first_of(unreadable)}"
+    require(not unreadable, key, path, rule, "Mend or delete them.")
+    return DecodedSplit(printable(split.name), digest.hexdigest()[:32], images, np.array(split.labels, np.int64))
 
 
 def _decode(

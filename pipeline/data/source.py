@@ -69,8 +69,17 @@ def open_splits(dataset: Dataset, facts: DatasetFacts, cache_dir: Path) -> tuple
     )
 
 
+@functools.singledispatch
+def open_test(dataset: Dataset, facts: DatasetFacts, cache_dir: Path) -> ImageSplit:
+    """The split to test on alone, see `open_splits`: that to train on is not decoded."""
+    builder = _prepared_builder(dataset)
+    check_split(builder, "dataset.test_split", dataset.test_split)
+    return _open(dataset, builder, dataset.test_split, facts, cache_dir)
+
+
 describe.register(ImageFolder, image_folder.describe)
 open_splits.register(ImageFolder, image_folder.open_splits)
+open_test.register(ImageFolder, lambda *arguments: image_folder.open_splits(*arguments)[1])
 
 
 def load(dataset: Dataset, seed: int, cache_dir: Path) -> Data:

@@ -98,7 +98,7 @@ def _set_positive_weights(extractor: keras.Model) -> None:
 
 
 def traced_reach(twin: keras.Model) -> tf.types.experimental.PolymorphicFunction:
-    """The gradient of an extractor of float32 images (N, ?, ?, C) as one compiled function, see `reach_of`.
+    """The gradient of an extractor of float32 images (N, ?, ?, C), or of one size, as one compiled function.
 
     Of cells, 1 or 0 in float32 (H, W), and of height and width in pixels, int32 (2,), to bool (height, width).
     """
@@ -118,7 +118,7 @@ def traced_reach(twin: keras.Model) -> tf.types.experimental.PolymorphicFunction
         # On a CPU: what convolves by transforms, as GPUs do, leaves no exact zeros.
         with tf.device("CPU"), tf.compat.v1.get_default_graph().gradient_override_map(GRADIENTS):
             shape = tf.concat([[1], size, [channels]], axis=0)
-            images = tf.ensure_shape(tf.random.stateless_uniform(shape, (0, 0), 1, 255), (1, None, None, channels))
+            images = tf.ensure_shape(tf.random.stateless_uniform(shape, (0, 0), 1, 255), (1, *twin.input_shape[1:]))
             feature_map = twin(images, training=False)
             of_cells = tf.cast(cells[None, :, :, None], feature_map.dtype) * tf.ones_like(feature_map)
             (gradient,) = tf.gradients(feature_map, images, of_cells, unconnected_gradients="zero")

@@ -70,6 +70,11 @@ class Conversion:
             self._rule = f"is not for a model that ends in {', '.join(end)}{without}"
         self.ways: dict[str, Way] = {way.name: way for way in ways_for(self._parts)}
 
+    @property
+    def parts(self) -> Parts | None:
+        """What the model is made of; None if that was not recognised."""
+        return self._parts
+
     def way(self, name: str) -> Way:
         """The way of that name; raises `ConfigError` if the model does not allow it."""
         require(name in self.ways, "way", name, self._rule, f"Use {' or '.join(self.ways)}.")

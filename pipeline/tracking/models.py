@@ -25,11 +25,13 @@ class Source:
         model: The model.
         name: For file names.
         image_size: Height and width in pixels that its run recorded; None if it has none, or trained on many.
+        class_names: Of its outputs, as its metadata has them; None if it has none.
     """
 
     model: keras.Model
     name: str
     image_size: Size | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def load_source(typed: str, tracking: Tracking, output_path: Path) -> Source:
@@ -69,12 +71,14 @@ def with_weights(backbone: Backbone, tracking: Tracking, output_path: Path) -> B
 def _load_recorded(uri: str, tracking: Tracking, output_path: Path) -> Source:
     open_store(tracking, output_path, create=False)
     file = _file_of(uri, "model", mlflow.get_tracking_uri())
-    run_id = mlflow.models.get_model_info(uri).run_id
+    info = mlflow.models.get_model_info(uri)
+    run_id, names = info.run_id, (info.metadata or {}).get("class_names")
     recorded = recorded_size(mlflow.get_run(run_id).data.params) if run_id else None
     return Source(
         model=load_model(file, "model"),
         name=uri.partition(":/")[2].strip("/").replace("/", "-"),
         image_size=None if recorded is None or recorded.natural else recorded.reference,
+        class_names=tuple(map(str, names)) if isinstance(names, list) else None,
     )
 
 

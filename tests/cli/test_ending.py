@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.ending import Ending, ending_of
+from pipeline.cli.messages import explain
 from pipeline.common.errors import ConfigError
+from tests.conftest import composed
 
 
 def test_a_mistake_has_a_message_and_code_2(tmp_path: Path) -> None:
     mistake = ConfigError("seed", -1, "must lie in [0, 2³²)", "Use for example seed=0.")
     expected = Ending("seed=-1: must lie in [0, 2³²). Use for example seed=0.", 2)
-    for composed in (False, True):
-        assert ending_of(mistake, composed, tmp_path) == expected
+    for after in (False, True):
+        assert ending_of(mistake, after, tmp_path) == expected
     memory = ending_of(MemoryError("Unable to allocate 5 GiB"), True, tmp_path)
     assert memory is not None
     assert memory.message.startswith(
@@ -52,3 +54,12 @@ def test_leaving_says_it_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         Ending("It is so.", 2).leave()
     assert (caught.value.code, capsys.readouterr().err) == (2, "\nError: It is so.\n")
+
+
+def test_a_setting_of_a_group_without_an_option_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["model=x", "size_probe.batch_size=4", "dataset.cache=none"]
+    monkeypatch.setattr("sys.argv", ["probe", *arguments])
+    with pytest.raises(AssertionError) as caught:
+        composed(*arguments, command="probe")
+    expected = "dataset.cache=none: no dataset is chosen, so that it has no settings. Add dataset=NAME."
+    assert explain(caught.value) == expected

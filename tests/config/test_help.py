@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from pipeline.config import CONFIG_DIR, GROUPS
 from pipeline.config.help import options, sentences, settings
 from pipeline.config.paths import EXPERIMENTS_DIR
-from pipeline.config.schema import CompareConfig, Config, ConvertConfig, DashboardConfig, SyncConfig
+from pipeline.config.schema import CompareConfig, Config, ConvertConfig, DashboardConfig, ProbeConfig, SyncConfig
 from pipeline.heads.average import AveragePool
 from tests.conftest import composed, run_program
 
@@ -34,7 +34,7 @@ def test_sentences_are_the_first_of_the_docstrings_also_of_bases() -> None:
     assert sentences(None) == sentences(int) == {}
 
 
-@pytest.mark.parametrize("schema", [Config, CompareConfig, ConvertConfig, DashboardConfig, SyncConfig])
+@pytest.mark.parametrize("schema", [Config, CompareConfig, ConvertConfig, DashboardConfig, ProbeConfig, SyncConfig])
 def test_every_setting_of_every_command_has_its_sentence(schema: type) -> None:
     def without(node: object, prefix: str = "") -> list[str]:
         config = OmegaConf.structured(node)
@@ -86,7 +86,7 @@ def test_help_is_made_of_both_and_answers_without_tensorflow(tmp_path: Path) -> 
 
 
 @pytest.mark.program
-@pytest.mark.parametrize("command", ["compare", "convert", "dashboard", "sync", "plan"])
+@pytest.mark.parametrize("command", ["compare", "convert", "probe", "dashboard", "sync", "plan"])
 def test_other_commands_have_their_help_too(command: str, tmp_path: Path) -> None:
     result = run_program(f"pipeline.{command}", "--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

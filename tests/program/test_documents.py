@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from pipeline.config import CompareConfig, Config, ConvertConfig, DashboardConfig, SyncConfig, to_typed
+from pipeline.config import CompareConfig, Config, ConvertConfig, DashboardConfig, ProbeConfig, SyncConfig, to_typed
 from tests.config.test_config import PLUGINS
 from tests.conftest import ROOT, composed
 
@@ -24,7 +24,7 @@ DOCUMENTS = sorted(
     if not {".venv", "outputs", "node_modules", ".pytest_cache"} & set(path.relative_to(ROOT).parts)
 )
 SCHEMAS = {"train": Config, "plan": Config, "compare": CompareConfig, "convert": ConvertConfig, "sync": SyncConfig}
-SCHEMAS |= {"dashboard": DashboardConfig}
+SCHEMAS |= {"dashboard": DashboardConfig, "probe": ProbeConfig}
 COMMAND = re.compile(r"(?:python -m pipeline\.|fcn-heads-)(\w+)((?: .*)?)")
 PLACEHOLDERS = {
     "DIR": ".",
@@ -84,7 +84,9 @@ def test_every_command_line_composes(command: str, arguments: str) -> None:
         typed.append("tracking.uri=http://127.0.0.1:5000")
     if command == "compare" and not any(word.startswith(("study=", "snapshot=")) for word in typed):
         typed.append("study=heads")
-    if command == "convert" and not any(word.startswith("model=") for word in typed):
+    if command == "probe" and not any(word.startswith(("images=", "dataset=")) for word in typed):
+        typed.append("images=.")
+    if command in ("convert", "probe") and not any(word.startswith("model=") for word in typed):
         typed.append("model=my.keras")
     parsed = [OverridesParser.create().parse_override(word) for word in typed]
     chosen = [
