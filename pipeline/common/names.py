@@ -122,6 +122,8 @@ class File(StrEnum):
     SIZE_FIGURE = "size_behavior.png"
     CONFUSION_FIGURE = "confusion_matrix.png"
     MISTAKES_FIGURE = "misclassified.png"
+    IGNORED_FIGURE = "ignored.png"
+    ACTIVATION_FIGURE = "class_activation.png"
     LAST_GOOD_MODEL = "last_good.keras"
     REPORT_PAGE = "report.html"
     REPORT_TEXT = "report.md"

@@ -75,6 +75,7 @@ class MeasuredSize:
         reason: One sentence for people.
         as_is: Predictions of the model as it is.
         ways: Predictions of the model run in each way of `pipeline.other_sizes.ways` that its head allows, by name.
+        seen: The pixels that `seen_pixels` is the share of, bool (*size); None if refused.
     """
 
     size: Size
@@ -85,6 +86,7 @@ class MeasuredSize:
     reason: str
     as_is: Predictions = Predictions()
     ways: Mapping[str, Predictions] = field(default_factory=dict)
+    seen: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def predictions(self) -> dict[str, Predictions]:
@@ -192,6 +194,7 @@ class _Measurement:
         """What the model does with images of a size in pixels."""
         facts, native_map = self._data.facts, self._plan.native_map
         map_shape, rebuilt, verdict, seen_fraction, seen_pixels = None, None, Verdict.REFUSES, 0.0, 0.0
+        seen: np.ndarray | None = None
         heads: dict[str, ByMode] = {}
         try:
             map_shape = self._plan.geometry.map_shape(size)
@@ -202,7 +205,8 @@ class _Measurement:
             reason = str(error)
         if rebuilt is not None and map_shape is not None:
             cells = seen_cells(rebuilt, map_shape)
-            seen_fraction, seen_pixels = float(cells.mean()), self._plan.geometry.seen_pixels(cells, size)
+            seen = self._plan.geometry.seen_pixels(cells, size)
+            seen_fraction, seen_pixels = float(cells.mean()), float(seen.mean())
             whole = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
             verdict = whole if seen_fraction == 1 else Verdict.CROPS
             reason = f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts"
@@ -221,6 +225,7 @@ class _Measurement:
             reason=reason,
             as_is=predictions.get(AS_IS, Predictions()),
             ways={name: predictions.get(name, Predictions()) for name in self.ways},
+            seen=seen,
         )
 
     def _heads_for(self, map_shape: tuple[int, int, int]) -> dict[str, ByMode]:

@@ -183,6 +183,14 @@ def test_size_behaviour_has_pixels_as_steps_and_nan_where_refused(
     assert _artifact(client, run, "size_behavior.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_pictures_of_what_is_ignored_are_of_cropping_heads_alone(client: MlflowClient, runs: dict[str, Run]) -> None:
+    for head, run in runs.items():
+        pictures = {"size_behavior.png", "confusion_matrix.png", "misclassified.png", "class_activation.png"}
+        if head == "average_pool":
+            pictures.add("ignored.png")
+        assert {file.path for file in client.list_artifacts(run.info.run_id) if file.path.endswith(".png")} == pictures
+
+
 def test_predictions_give_back_the_test_accuracy(client: MlflowClient, runs: dict[str, Run]) -> None:
     for run in runs.values():
         table = pd.read_parquet(_artifact(client, run, "predictions.parquet"))
