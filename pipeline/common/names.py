@@ -84,6 +84,8 @@ class Metric(Recorded):
     """Share of the feature map that can change the class scores."""
     SEEN_PIXELS = "size/seen_pixels"
     """Share of the image that can; runs of before have none."""
+    POINTING = "size/canvas/pointing"
+    """Share of images on a canvas whose true class has its peak on the image; of some heads, at larger sizes alone."""
 
 
 class Param(Recorded):

@@ -173,6 +173,9 @@ def test_size_behaviour_has_pixels_as_steps_and_nan_where_refused(
     # Of 2 cells the last pixel is 4 + 9 = 13, or 11 where the second layer has an odd number of cells, as of 10 px.
     pixels = _history(client, run, "size/seen_pixels")
     assert [pixels[px] for px in sizes] == [float(verdict != "refuses") for verdict in VERDICTS[head]]
+    pointing = _history(client, run, "size/canvas/pointing")
+    assert list(pointing) == [px for px, is_refused in zip(sizes, refused, strict=True) if px > 8 and not is_refused]
+    assert all(0 <= share <= 1 for share in pointing.values())
 
     table = json.loads(_artifact(client, run, "size_behavior.json").read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
