@@ -104,7 +104,7 @@ def activation_figure(
     for given, extent in zip(_activations(model, images, logits.argmax(axis=1)), extents, strict=True):
         most = np.abs(given).max() or 1.0
         # The image shows through where a cell gives little.
-        alpha = 0.7 * np.abs(given) / most
+        alpha = 0.6 * np.abs(given) / most
         axis.imshow(given, cmap="RdBu_r", vmin=-most, vmax=most, alpha=alpha, interpolation="nearest", extent=extent)
     return figure
 

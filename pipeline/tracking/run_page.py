@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import keras
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ from pipeline.models.cost import Cost
 from pipeline.models.scores import Scores
 from pipeline.other_sizes.measure import MeasuredSize
 from pipeline.tracking.explanations import EXAMPLES, activation_figure, cropped, examples, ignored_figure
+from pipeline.tracking.fonts import drawable, families_for
 from pipeline.tracking.pictures import WIDTH, predicted_words, probabilities, tiles
 
 NO_ACTIVATIONS = (
@@ -85,6 +87,13 @@ def describe(
         parts.append(f"![{File.ACTIVATION_FIGURE}]({picture(File.ACTIVATION_FIGURE)})")
     else:
         parts.append(NO_ACTIVATIONS)
+    if replaced := [
+        f"{drawn_as} is {name}"
+        for drawn_as, name in zip(drawable(facts.class_names), facts.class_names, strict=True)
+        if drawn_as != name
+    ]:
+        more = f"; and so on, see {File.RECALL_TABLE}" if len(replaced) > MAX_RECALLS else ""
+        parts.append(f"Names that no font here can draw: {', '.join(replaced[:MAX_RECALLS])}{more}.")
     if command:
         parts.append(f"Run it again:\n\n```\n{command}\n```")
     return "\n\n".join(parts) + "\n"
@@ -163,21 +172,23 @@ def draw(
         labels: Its labels, (N,).
         measured: What happened at each probed size.
     """
-    names = data.facts.class_names
+    names = drawable(data.facts.class_names)
     wrong = most_confident_mistakes(logits, labels)
     explained = np.concatenate([examples(len(labels)), wrong[:EXAMPLES]])
     images = _test_images(data, np.union1d(explained, wrong))
-    figures = {
-        File.SIZE_FIGURE: size_figure(measured),
-        File.CONFUSION_FIGURE: confusion_figure(labels, logits.argmax(axis=1), names),
-        File.MISTAKES_FIGURE: mistakes_figure([images[index] for index in wrong], logits[wrong], labels[wrong], names),
-    }
-    if ignored := cropped(measured):
-        figures[File.IGNORED_FIGURE] = ignored_figure(images[explained[0]], ignored)
-    if head.is_linear:
-        figures[File.ACTIVATION_FIGURE] = activation_figure(
-            model, [images[index] for index in explained], logits[explained], labels[explained], names
-        )
+    mistaken, shown = ([images[index] for index in indices] for indices in (wrong, explained))
+    with matplotlib.rc_context({"font.family": families_for(names)}):
+        figures = {
+            File.SIZE_FIGURE: size_figure(measured),
+            File.CONFUSION_FIGURE: confusion_figure(labels, logits.argmax(axis=1), names),
+            File.MISTAKES_FIGURE: mistakes_figure(mistaken, logits[wrong], labels[wrong], names),
+        }
+        if ignored := cropped(measured):
+            figures[File.IGNORED_FIGURE] = ignored_figure(shown[0], ignored)
+        if head.is_linear:
+            figures[File.ACTIVATION_FIGURE] = activation_figure(
+                model, shown, logits[explained], labels[explained], names
+            )
     return {str(name): figure for name, figure in figures.items()}
 
 

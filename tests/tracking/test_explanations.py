@@ -93,6 +93,7 @@ def test_a_run_has_the_pictures_that_its_head_allows(digits: Data, head: Head) -
         assert set(figures) == always
 
 
+@pytest.mark.long
 def test_an_image_lies_under_what_its_cells_give(digits: Data) -> None:
     head = AveragePool()
     model = build_model(SmallFcn(filters=[4, 4], strides=[2, 2]), head, (8, 8, 1), 10, seed=0)

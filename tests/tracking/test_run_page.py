@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -81,6 +82,12 @@ def test_the_description_has_the_pictures_that_there_are() -> None:
     assert "![ignored.png](at/ignored.png)\n" in both
     assert "![class_activation.png](at/class_activation.png)\n" in both
     assert "No class activation map" not in both
+
+
+def test_names_that_no_font_can_draw_have_a_key() -> None:
+    facts = dataclasses.replace(FACTS, class_names=("shirt", "cat \U000effff", "bag"))
+    text = describe(facts, BACKBONE, Cost(1, 1, 0, 1, 1, 0.8), SCORES, MEASURED, (), None, str)
+    assert "\nNames that no font here can draw: class 1 is cat \U000effff.\n" in text
 
 
 def test_of_many_classes_the_hardest_are_described() -> None:
