@@ -108,8 +108,10 @@ def train(
             measured = measure_sizes(model, plan, probe, data, logits, labels, fitting.features)
             check_plan(head, planned, measured)
             record.log_sizes(planned, measured, labels)
-            text = run_page.describe(facts, plan.backbone_in_words, cost, scores, measured, command, record.picture)
-            record.log_page(text, run_page.draw(data, logits, labels, measured))
+            figures = run_page.draw(model, head, data, logits, labels, measured)
+            words = plan.backbone_in_words
+            text = run_page.describe(facts, words, cost, scores, measured, figures, command, record.picture)
+            record.log_page(text, figures)
             if config.tracking.register_as:
                 record.register(config.tracking.register_as, scores.accuracy)
     return Trained(record.run_id, result.validation_accuracy)

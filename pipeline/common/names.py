@@ -86,6 +86,8 @@ class Metric(Recorded):
     """Share of the feature map that can change the class scores."""
     SEEN_PIXELS = "size/seen_pixels"
     """Share of the image that can; runs of before have none."""
+    POINTING = "size/canvas/pointing"
+    """Share of images on a canvas whose true class has its peak on the image; of some heads, at larger sizes alone."""
 
 
 class Param(Recorded):
@@ -126,6 +128,8 @@ class File(StrEnum):
     MISTAKES_FIGURE = "misclassified.png"
     PROBE_TABLE = "probe.json"
     PROBE_FIGURE = "probe.png"
+    IGNORED_FIGURE = "ignored.png"
+    ACTIVATION_FIGURE = "class_activation.png"
     LAST_GOOD_MODEL = "last_good.keras"
     REPORT_PAGE = "report.html"
     REPORT_TEXT = "report.md"

@@ -54,7 +54,7 @@ def for_terminal(table: Table, title: str, width: int) -> Group:
     from rich.console import Group
 
     parts = _parts(table, width)
-    shown = [_side_by_side(table, columns) for columns in parts] or [_in_blocks(table)]
+    shown = [_side_by_side(table, columns, width) for columns in parts] or [_in_blocks(table)]
     shown[0].title = _text(title) if title else None
     # Below all parts, and as wide as the terminal.
     return Group(*shown, *([_text(table.caption)] if table.caption else []))
@@ -94,15 +94,19 @@ def _columns(table: Table) -> list[tuple[int, bool]]:
     return found
 
 
-def _side_by_side(table: Table, columns: Sequence[int]) -> RichTable:
+def _side_by_side(table: Table, columns: Sequence[int], width: int) -> RichTable:
+    from rich.cells import cell_len
     from rich.table import Table as RichTable
 
     shown = RichTable()
     measured = _columns(table)
+    room = width - 1 - sum(FRAME + measured[index][0] for index in columns)
     for index in columns:
         (heading, number), (least, whole) = table.headings[index], measured[index]
-        # Rich breaks the heading of no column whose cells stay whole.
-        lines = "\n".join(textwrap.wrap(heading, least)) if whole else heading
+        # Rich breaks the heading of no column whose cells stay whole; it is broken here where there is no room for it.
+        more = max(0, cell_len(heading) - least) if whole else 0
+        lines = heading if more <= room else "\n".join(textwrap.wrap(heading, least))
+        room -= more if more <= room else 0
         shown.add_column(_text(lines), justify="right" if number else "left", overflow="fold", no_wrap=whole)
     for row in table.rows:
         shown.add_row(*(_text(row[index]) for index in columns))

@@ -49,6 +49,10 @@ class AdaptiveAveragePool(Head):
         rows, columns = self.bins
         return rows, columns
 
+    @property
+    def is_linear(self) -> bool:
+        return not self.hidden_units
+
     def collapsed_size(self, native: Size, size: Size) -> Size:
         return self._bins(native)
 

@@ -78,6 +78,10 @@ class AveragePool(Head):
         starts = [index * stride - padded // 2 for index in range(outputs)]
         return len({cell for start in starts for cell in range(start, start + window) if 0 <= cell < cells})
 
+    @property
+    def is_linear(self) -> bool:
+        return not self.hidden_units
+
     def collapsed_size(self, native: Size, size: Size) -> Size:
         rows, columns = (self._outputs(*axis) for axis in self._axes(native, size))
         return rows, columns

@@ -92,6 +92,11 @@ class Head(Settings, ABC):
         """Whether the model is built with unknown height and width."""
         return False
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether each logit is a sum over the cells of the map of what each gives to it, and a bias."""
+        return False
+
     @abstractmethod
     def collapsed_size(self, native: Size, size: Size) -> Size:
         """Spatial size left for the Dense layers when a head built for `native` meets a map of `size`."""

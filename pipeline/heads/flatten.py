@@ -23,6 +23,10 @@ class FlattenDense(Head):
 
     color: ClassVar[str] = "#D55E00"
 
+    @property
+    def is_linear(self) -> bool:
+        return not self.hidden_units
+
     def collapsed_size(self, native: Size, size: Size) -> Size:
         return size
 

@@ -40,6 +40,10 @@ class GlobalAveragePool(GlobalPool):
 
     color: ClassVar[str] = "#0072B2"
 
+    @property
+    def is_linear(self) -> bool:
+        return not self.hidden_units
+
     def collapsed_function(self, native: Size | None) -> str:
         return MEAN
 
@@ -130,6 +134,10 @@ class GeneralizedMeanPool(GlobalPool):
     @property
     def _is_mean(self) -> bool:
         return self.p == 1 and not self.trainable_p
+
+    @property
+    def is_linear(self) -> bool:
+        return self._is_mean and not self.hidden_units
 
     def collapsed_function(self, native: Size | None) -> str:
         return MEAN if self._is_mean else super().collapsed_function(native)

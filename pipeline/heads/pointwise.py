@@ -64,6 +64,10 @@ class ConvPool(Head):
         return self._pooling.takes_any_size
 
     @property
+    def is_linear(self) -> bool:
+        return not self.hidden_filters and not self.class_relu
+
+    @property
     def _pooling(self) -> Head:
         return self.POOLS[self.pool]()
 
@@ -77,7 +81,7 @@ class ConvPool(Head):
         return f"{size_text(trained)} is what leaves one score a class"
 
     def collapsed_function(self, native: Size | None) -> str:
-        if not self.hidden_filters and not self.class_relu:
+        if self.is_linear:
             return MEAN
         maps = f"1×1 convolutions, hidden_filters={self.hidden_filters}, class_relu={self.class_relu}"
         return f"{maps}, {MEAN}"

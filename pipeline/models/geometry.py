@@ -34,7 +34,7 @@ class Geometry:
             self._extractor = backbone.build(channels)
         self.parameters: int = self._extractor.count_params()
         self._map_shapes: dict[Size, tuple[int, int, int]] = {}
-        self._seen_pixels: dict[tuple[bytes, Size], float] = {}
+        self._seen_pixels: dict[tuple[bytes, Size], np.ndarray] = {}
 
     def map_shape(self, size: Size) -> tuple[int, int, int]:
         """Shape (h, w, F) of the feature map of an image of a size in pixels; for what is raised see `Backbone`."""
@@ -43,11 +43,11 @@ class Geometry:
             self._map_shapes[size] = self._backbone.map_shape(self._extractor, size)
         return self._map_shapes[size]
 
-    def seen_pixels(self, cells: np.ndarray, size: Size) -> float:
-        """Share of the pixels of an image of `size` that some of the cells, bool (H, W), of its map depend on."""
+    def seen_pixels(self, cells: np.ndarray, size: Size) -> np.ndarray:
+        """The pixels of an image of `size`, bool (*size), that some of the cells, bool (H, W), of its map depend on."""
         key = cells.tobytes(), size
         if key not in self._seen_pixels:
-            self._seen_pixels[key] = float(self._reach(cells, size).mean())
+            self._seen_pixels[key] = self._reach(cells, size)
         return self._seen_pixels[key]
 
     @cached_property

@@ -62,6 +62,11 @@ class MadeMaps:
                 for maps in self._kept_maps(name, extract, mode, size):
                     yield name, mode, tf.cast(maps, tf.float32)
 
+    def places(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column where each image begins on a canvas of a size, (N,) and (N,), in the order of the maps."""
+        tops, lefts = canvas_places(len(self._split), self._split.size, size, self._probe.seed)
+        return tops[self.order], lefts[self.order]
+
     def _kept_maps(
         self, name: str, extract: tf.types.experimental.PolymorphicFunction, mode: Mode, size: Size
     ) -> Iterator[np.ndarray | tf.Tensor]:
@@ -87,10 +92,10 @@ class MadeMaps:
 
     def _batches(self, size: Size) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
         """Images uint8 (n, H, W, C) as they are, and their places, (n,) and (n,), on a canvas of a size."""
-        tops, lefts = canvas_places(len(self._split), self._split.size, size, self._probe.seed)
+        tops, lefts = self.places(size)
         start = 0
         for images, _ in self._split.in_order(self._indices, self._batch_size(size)).as_numpy_iterator():
-            batch = self.order[start : (start := start + len(images))]
+            batch = slice(start, start := start + len(images))
             yield images, (tops[batch], lefts[batch])
 
     def _batch_size(self, size: Size) -> int:

@@ -21,12 +21,14 @@ from pipeline.data.batches import Data
 from pipeline.heads.base import Head
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.base import ImageSizeError
+from pipeline.models.class_activation import class_activations
 from pipeline.models.features import FeatureMaps
 from pipeline.models.predict import compiled
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.made_maps import MadeMaps
 from pipeline.other_sizes.parts import NotRecognizedError, Parts
 from pipeline.other_sizes.plan import ContractError, PlannedSize, SizePlan
+from pipeline.other_sizes.pointing import Pointing
 from pipeline.other_sizes.refit import cut_before_last_dense
 from pipeline.other_sizes.refit_sizes import RefittedHeads
 from pipeline.other_sizes.settings import SizeProbe
@@ -75,6 +77,9 @@ class MeasuredSize:
         reason: One sentence for people.
         as_is: Predictions of the model as it is.
         ways: Predictions of the model run in each way of `pipeline.other_sizes.ways` that its head allows, by name.
+        pointing: Share of test images on a canvas whose true class has its peak on the image, see `Pointing`; NaN where
+            that is not measured: at sizes that are not larger than the training size, and of heads that are not linear.
+        seen: The pixels that `seen_pixels` is the share of, bool (*size); None if refused.
     """
 
     size: Size
@@ -85,6 +90,8 @@ class MeasuredSize:
     reason: str
     as_is: Predictions = Predictions()
     ways: Mapping[str, Predictions] = field(default_factory=dict)
+    pointing: float = math.nan
+    seen: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def predictions(self) -> dict[str, Predictions]:
@@ -153,6 +160,7 @@ class _Measurement:
         self._backbone, self._head = model.get_layer("backbone"), model.get_layer("head")
         self._labels = test_labels[: probe.max_images]
         self._native_classes = test_logits.argmax(axis=1)[: probe.max_images]
+        self._activations = class_activations(self._head)
         # What makes a feature map of images: the backbone, or a way that changes the images for it.
         self._extractors = {AS_IS: compiled(self._backbone)}
         parts: Parts | None = None
@@ -192,6 +200,8 @@ class _Measurement:
         """What the model does with images of a size in pixels."""
         facts, native_map = self._data.facts, self._plan.native_map
         map_shape, rebuilt, verdict, seen_fraction, seen_pixels = None, None, Verdict.REFUSES, 0.0, 0.0
+        seen: np.ndarray | None = None
+        pointing: Pointing | None = None
         heads: dict[str, ByMode] = {}
         try:
             map_shape = self._plan.geometry.map_shape(size)
@@ -202,16 +212,18 @@ class _Measurement:
             reason = str(error)
         if rebuilt is not None and map_shape is not None:
             cells = seen_cells(rebuilt, map_shape)
-            seen_fraction, seen_pixels = float(cells.mean()), self._plan.geometry.seen_pixels(cells, size)
+            seen = self._plan.geometry.seen_pixels(cells, size)
+            seen_fraction, seen_pixels = float(cells.mean()), float(seen.mean())
             whole = Verdict.NATIVE if map_shape[:2] == native_map else Verdict.ADAPTS
             verdict = whole if seen_fraction == 1 else Verdict.CROPS
             reason = f"{seen_fraction:.0%} of the {size_text(map_shape[:2])} feature map counts"
+            pointing = self._pointing(rebuilt, size)
         refitted = self._refitted.at(size) if self._refitted else {}
         if size == facts.image_size and not facts.natural:
             same = Predictions.of(dict.fromkeys(Mode, self._native_classes), self._labels)
             predictions = dict.fromkeys([AS_IS, *self.ways], same) | self._predict(refitted, size, on_images=False)
         else:
-            predictions = self._predict(heads | refitted, size)
+            predictions = self._predict(heads | refitted, size, pointing=pointing)
         return MeasuredSize(
             size=size,
             map_size=map_shape[:2] if map_shape else None,
@@ -221,6 +233,8 @@ class _Measurement:
             reason=reason,
             as_is=predictions.get(AS_IS, Predictions()),
             ways={name: predictions.get(name, Predictions()) for name in self.ways},
+            pointing=pointing.share if pointing else math.nan,
+            seen=seen,
         )
 
     def _heads_for(self, map_shape: tuple[int, int, int]) -> dict[str, ByMode]:
@@ -234,8 +248,24 @@ class _Measurement:
             if way.refusal(self._parts.map_size, size) is None
         }
 
-    def _predict(self, heads: Mapping[str, ByMode], size: Size, on_images: bool = True) -> dict[str, Predictions]:
-        """What each head, and if asked each way that changes the images, predicts for test images made in each mode."""
+    def _pointing(self, rebuilt: keras.Model, size: Size) -> Pointing | None:
+        """What looks where the peaks of the head as it is, `rebuilt` for a size, lie; None if nothing does."""
+        facts, head = self._data.facts, self._plan.head
+        larger = size != facts.image_size and all(np.greater_equal(size, facts.image_size))
+        if facts.natural or not larger or not head.is_linear:
+            return None
+        # Of a head for any size, one function is traced for all sizes.
+        activations = self._activations if head.takes_any_size else class_activations(rebuilt)
+        places = self._maps.places(size)
+        return Pointing(activations, self._labels[self._maps.order], places, facts.image_size, size)
+
+    def _predict(
+        self, heads: Mapping[str, ByMode], size: Size, on_images: bool = True, pointing: Pointing | None = None
+    ) -> dict[str, Predictions]:
+        """What each head, and if asked each way that changes the images, predicts for test images made in each mode.
+
+        The maps of the images on a canvas are shown to `pointing`, too.
+        """
         behind: dict[str, dict[str, ByMode]] = {}
         if on_images:
             behind = {name: {name: dict.fromkeys(Mode, logits_of)} for name, logits_of in self._on_images.items()}
@@ -246,6 +276,8 @@ class _Measurement:
         predicted: dict[str, dict[Mode, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
         extractors = {name: self._extractors[name] for name in behind}
         for extractor, mode, feature_map in self._maps.of(extractors, size):
+            if pointing is not None and (extractor, mode) == (AS_IS, Mode.CANVAS):
+                pointing.add(feature_map)
             for name, logits_of in behind[extractor].items():
                 logits = logits_of[mode](feature_map).numpy()
                 if not np.isfinite(logits).all():

@@ -102,7 +102,7 @@ class SizePlan:
         if contract.verdict is not Verdict.REFUSES:
             built = head.build(map_shape, self.facts.classes, trained_on=self.native_map)
             cells = seen_cells(built, map_shape)
-            seen_fraction, seen_pixels = float(cells.mean()), self.geometry.seen_pixels(cells, size)
+            seen_fraction, seen_pixels = float(cells.mean()), float(self.geometry.seen_pixels(cells, size).mean())
             if not math.isclose(seen_fraction, contract.seen_fraction):
                 raise ContractError(
                     f"head={head.name} declares that {contract.seen_fraction:.4f} of a {size_text(map_shape[:2])} map "

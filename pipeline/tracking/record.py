@@ -239,6 +239,7 @@ class RunRecord:
                 Metric.SIZE_PX: height,
                 Metric.SEEN_FRACTION: result.seen_fraction,
                 Metric.SEEN_PIXELS: result.seen_pixels,
+                **({} if math.isnan(result.pointing) else {Metric.POINTING: result.pointing}),
                 **{size_accuracy(mode, way): accuracy for (way, mode), accuracy in accuracies.items()},
             }
             metrics += [

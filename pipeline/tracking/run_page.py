@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import keras
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.special import softmax
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 from pipeline.common.condition import Mode
@@ -19,15 +19,18 @@ from pipeline.common.names import File
 from pipeline.common.size import size_text
 from pipeline.data.batches import Data
 from pipeline.data.facts import DatasetFacts
+from pipeline.heads.base import Head
 from pipeline.heads.verdict import LEGEND, Verdict, phrase
 from pipeline.models.cost import Cost
 from pipeline.models.scores import Scores
 from pipeline.other_sizes.measure import MeasuredSize
+from pipeline.tracking.explanations import EXAMPLES, activation_figure, cropped, examples, ignored_figure
+from pipeline.tracking.fonts import drawable, families_for
+from pipeline.tracking.pictures import WIDTH, predicted_words, probabilities, tiles
 
-matplotlib.rcParams["text.parse_math"] = False  # A name with dollar signs is no formula.
-
-WIDTH = 7.0
-"""Of the pictures, in inches; wider ones would push MLflow's side bar off the page."""
+NO_ACTIVATIONS = (
+    "No class activation map: the class scores of this head are no sum of what each cell of the feature map gives."
+)
 MISTAKES = 12
 """Misclassified images shown."""
 APART = "\u2003"
@@ -46,6 +49,7 @@ def describe(
     cost: Cost,
     scores: Scores,
     measured: Sequence[MeasuredSize],
+    drawn: Collection[str],
     command: str | None,
     picture: Callable[[str], str],
 ) -> str:
@@ -57,6 +61,7 @@ def describe(
         cost: What the model costs.
         scores: On the test split, at the training size or at natural sizes.
         measured: What happened at each probed size.
+        drawn: Names of the pictures that there are.
         command: What to type to run it again; None if it was not started by a command.
         picture: Address of a picture, given its file name.
     """
@@ -74,8 +79,21 @@ def describe(
     if measured[0].ways:
         parts.append(_ways_table(measured))
     parts.append("\n".join(f"- {line}" for line in LEGEND))
+    if File.IGNORED_FIGURE in drawn:
+        parts.append(f"![{File.IGNORED_FIGURE}]({picture(File.IGNORED_FIGURE)})")
     parts += [_scores_line(scores), _recall_table(scores, facts.class_names)]
     parts += [f"![{name}]({picture(name)})" for name in (File.CONFUSION_FIGURE, File.MISTAKES_FIGURE)]
+    if File.ACTIVATION_FIGURE in drawn:
+        parts.append(f"![{File.ACTIVATION_FIGURE}]({picture(File.ACTIVATION_FIGURE)})")
+    else:
+        parts.append(NO_ACTIVATIONS)
+    if replaced := [
+        f"{drawn_as} is {name}"
+        for drawn_as, name in zip(drawable(facts.class_names), facts.class_names, strict=True)
+        if drawn_as != name
+    ]:
+        more = f"; and so on, see {File.RECALL_TABLE}" if len(replaced) > MAX_RECALLS else ""
+        parts.append(f"Names that no font here can draw: {', '.join(replaced[:MAX_RECALLS])}{more}.")
     if command:
         parts.append(f"Run it again:\n\n```\n{command}\n```")
     return "\n\n".join(parts) + "\n"
@@ -136,37 +154,55 @@ def _number(accuracy: float) -> str:
     return "-" if math.isnan(accuracy) else f"{accuracy:.4f}"
 
 
-def draw(data: Data, logits: np.ndarray, labels: np.ndarray, measured: Sequence[MeasuredSize]) -> dict[str, Figure]:
+def draw(
+    model: keras.Model,
+    head: Head,
+    data: Data,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    measured: Sequence[MeasuredSize],
+) -> dict[str, Figure]:
     """The run's pictures by file name.
 
     Args:
-        data: Of the run; the misclassified images are read from its test split.
+        model: The trained model.
+        head: The configuration of its head.
+        data: Of the run; images are read from its test split.
         logits: Of the test split at the training size, (N, K).
         labels: Its labels, (N,).
         measured: What happened at each probed size.
     """
-    names = data.facts.class_names
+    names = drawable(data.facts.class_names)
     wrong = most_confident_mistakes(logits, labels)
-    order = data.test_split.order(np.sort(wrong))
-    batches = data.test_split.in_order(np.sort(wrong), batch_size=MISTAKES)
-    images = dict(
-        zip(order, (image for batch_images, _ in batches.as_numpy_iterator() for image in batch_images), strict=True)
-    )
-    return {
-        File.SIZE_FIGURE: size_figure(measured),
-        File.CONFUSION_FIGURE: confusion_figure(labels, logits.argmax(axis=1), names),
-        File.MISTAKES_FIGURE: mistakes_figure([images[index] for index in wrong], logits[wrong], labels[wrong], names),
-    }
+    explained = np.concatenate([examples(len(labels)), wrong[:EXAMPLES]])
+    images = _test_images(data, np.union1d(explained, wrong))
+    mistaken, shown = ([images[index] for index in indices] for indices in (wrong, explained))
+    with matplotlib.rc_context({"font.family": families_for(names)}):
+        figures = {
+            File.SIZE_FIGURE: size_figure(measured),
+            File.CONFUSION_FIGURE: confusion_figure(labels, logits.argmax(axis=1), names),
+            File.MISTAKES_FIGURE: mistakes_figure(mistaken, logits[wrong], labels[wrong], names),
+        }
+        if ignored := cropped(measured):
+            figures[File.IGNORED_FIGURE] = ignored_figure(shown[0], ignored)
+        if head.is_linear:
+            figures[File.ACTIVATION_FIGURE] = activation_figure(
+                model, shown, logits[explained], labels[explained], names
+            )
+    return {str(name): figure for name, figure in figures.items()}
+
+
+def _test_images(data: Data, indices: np.ndarray) -> dict[int, np.ndarray]:
+    """Images uint8 (H, W, C) of the test split by their indices, which are ascending; they are read in one pass."""
+    batches = data.test_split.in_order(indices, batch_size=len(indices)).as_numpy_iterator()
+    found = (image for images, _ in batches for image in images)
+    return dict(zip(data.test_split.order(indices).tolist(), found, strict=True))
 
 
 def most_confident_mistakes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Indices of at most `MISTAKES` misclassified images, those first whose wrong class got most probability."""
     wrong = np.flatnonzero(logits.argmax(axis=1) != labels)
-    return wrong[np.argsort(-_probabilities(logits[wrong]).max(axis=1, initial=0.0), kind="stable")][:MISTAKES]
-
-
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    return softmax(logits.astype(np.float64), axis=1)
+    return wrong[np.argsort(-probabilities(logits[wrong]).max(axis=1, initial=0.0), kind="stable")][:MISTAKES]
 
 
 def size_figure(measured: Sequence[MeasuredSize]) -> Figure:
@@ -250,25 +286,5 @@ def mistakes_figure(
         labels: (N,).
         class_names: Of the K classes.
     """
-    columns, room = 6, 1.4  # The height of an image with its words, where the image has 1.
-    rows = max(1, math.ceil(len(images) / columns))
-    figure = Figure(figsize=(WIDTH, WIDTH / columns * room * rows + 0.3), layout="constrained")
-    axis = figure.subplots()  # One for all images: drawing as many as there are takes three times as long.
-    axis.axis("off")
-    axis.set(title="misclassified, most confident first" if len(images) else "no test image was misclassified")
-    for place, (image, scores, label) in enumerate(zip(images, _probabilities(logits), labels, strict=True)):
-        row, column = divmod(place, columns)
-        middle, bottom = column + 0.5, (row + 1) * room
-        height, width = 0.95 * np.array(image.shape[:2]) / max(image.shape[:2])
-        axis.imshow(
-            image.squeeze(-1) if image.shape[-1] == 1 else image,
-            cmap="gray",
-            vmin=0,
-            vmax=255,
-            extent=(middle - width / 2, middle + width / 2, bottom, bottom - height),
-        )
-        guess = int(scores.argmax())
-        words = f"{class_names[guess]} {scores[guess]:.0%}\nis {class_names[label]}"
-        axis.text(middle, bottom - height - 0.03, words, fontsize="x-small", ha="center", va="bottom")
-    axis.set(xlim=(0, columns), ylim=(rows * room, 0))
-    return figure
+    title = "misclassified, most confident first" if len(images) else "no test image was misclassified"
+    return tiles(images, predicted_words(logits, labels, class_names), title)[0]

@@ -24,6 +24,7 @@ from pipeline.heads.pyramid import SpatialPyramidPool
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.small import SmallFcn
 from pipeline.models.build import build_model
+from pipeline.models.class_activation import class_activations
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.measure import rebuild
 from pipeline.training.settings import Precision
@@ -461,3 +462,46 @@ def test_generalized_means_of_all_magnitudes_have_values_and_gradients(p: float,
         pooled = pool(maps)
     np.testing.assert_allclose(pooled, [[scale]], rtol=1e-5)
     np.testing.assert_allclose(np.ravel(tape.gradient(pooled, maps)), [0.25] * 4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS, ids=str)
+@pytest.mark.long
+def test_heads_that_say_so_are_a_sum_over_cells_and_a_bias(head: Head) -> None:
+    """On the map of training, and on another if the trained head takes it; and the other heads are none.
+
+    Weights are below 1, and cells below 4.
+    """
+    generator = np.random.default_rng(0)
+    trained = head.build((4, 5, 3), 4)
+    trained.set_weights([generator.uniform(-1, 1, weight.shape) for weight in trained.get_weights()])
+    classes = np.array([0, 1, 2, 3, 0, 1])
+    for size in ((4, 5), (5, 6)):
+        if head.contract((4, 5), size).verdict is REFUSES:
+            continue
+        rebuilt = rebuild(head, trained, (*size, 3), (4, 5))
+        maps, others = generator.uniform(-4, 4, (2, 6, *size, 3)).astype(np.float32)
+        bias = rebuilt(0 * maps).numpy()
+        together, logits, of_others = (rebuilt(x).numpy() - bias for x in (maps + others, maps, others))
+        assert (np.abs(together - logits - of_others).max() < 1e-4) == head.is_linear, size
+        if head.is_linear:
+            given = class_activations(rebuilt)(maps, tf.constant(classes)).numpy()
+            assert given.shape == (6, *size)
+            # 4 · 5 · 3 products of up to 4, each rounded by 2⁻²⁴.
+            expected = logits[np.arange(6), classes]
+            np.testing.assert_allclose(given.sum(axis=(1, 2)), expected, rtol=0, atol=2 * 4 * 60 * 2**-24)
+
+
+def test_what_a_cell_gives_to_a_class_is_its_product_with_the_weights() -> None:
+    """A 1×2 map of 2 channels, [1, 2] and [3, 4]; class 0 has weights [1, 10] in a mean, class 1 has [-1, 0]."""
+    maps = np.array([[[[1, 2], [3, 4]]]] * 2, np.float32)
+    mean = GlobalAveragePool().build((1, 2, 2), 2)
+    mean.set_weights([np.array([[1, -1], [10, 0]]), np.array([5, 5])])
+    # (1 · 1 + 2 · 10) / 2 and (3 · 1 + 4 · 10) / 2; -1 / 2 and -3 / 2
+    assert class_activations(mean)(maps, tf.constant([0, 1], tf.int64)).numpy().tolist() == [
+        [[10.5, 21.5]],
+        [[-0.5, -1.5]],
+    ]
+    flat = FlattenDense().build((1, 2, 2), 2)
+    flat.set_weights([np.array([[1, 0], [10, 0], [0, 2], [0, 3]]), np.array([5, 5])])
+    # The first cell has weights for class 0 alone, the second for class 1: 3 · 2 + 4 · 3.
+    assert class_activations(flat)(maps, tf.constant([0, 1], tf.int64)).numpy().tolist() == [[[21, 0]], [[0, 18]]]

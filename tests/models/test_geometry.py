@@ -55,12 +55,12 @@ def test_it_keeps_a_few() -> None:
 def test_each_answer_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Geometry(SMALL, 1)
     cells = np.ones((4, 4), bool)
-    first = found.map_shape((8, 8)), found.seen_pixels(cells, (8, 8)), found.receptive_field
+    first = found.map_shape((8, 8)), found.seen_pixels(cells, (8, 8)).tolist(), found.receptive_field
     # 3×3 with stride 1, and 3×3 with stride 2: 1 + 2 + 2 = 5 px.
     assert first[0] == (4, 4, 8)
-    assert first[1] == 1
+    assert first[1] == [[True] * 8] * 8
     assert first[2] is not None
     assert first[2].size == (5, 5)
     monkeypatch.setattr(found, "_extractor", None)
     monkeypatch.setattr(found, "_reach", None)
-    assert (found.map_shape((8, 8)), found.seen_pixels(cells, (8, 8)), found.receptive_field) == first
+    assert (found.map_shape((8, 8)), found.seen_pixels(cells, (8, 8)).tolist(), found.receptive_field) == first

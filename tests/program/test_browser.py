@@ -325,7 +325,8 @@ def test_a_run_page_has_its_conclusion_first(
     )
     expect(page.get_by_text(conclusion)).to_be_visible()
     page.get_by_text("Show more").first.click()
-    for name in ("size_behavior.png", "confusion_matrix.png", "misclassified.png"):
+    pictures = ("size_behavior.png", "ignored.png", "confusion_matrix.png", "misclassified.png", "class_activation.png")
+    for name in pictures:
         picture = page.locator(f'img[src*="{name}"]')
         expect(picture).to_be_visible()
         page.wait_for_function("picture => picture.naturalWidth > 100", arg=picture.element_handle())

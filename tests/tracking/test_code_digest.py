@@ -38,7 +38,7 @@ def test_it_is_of_this_code_and_the_same_for_a_copy(package: Path) -> None:
         ("data/made_once.py", '"%s is damaged (%s)', '"%s is broken (%s)'),  # A log line.
         ("comparison/report/answer.py", "is more accurate than", "is better than"),
         ("tracking/views.py", "learning curves", "curves of learning"),
-        ("tracking/run_page.py", "WIDTH = 7.0", "WIDTH = 8.0"),
+        ("tracking/pictures.py", "WIDTH = 7.0", "WIDTH = 8.0"),
         ("cli/messages.py", "there is no such option", "no such option"),
         ("config/launch.py", "workers: int | None = 1", "workers: int | None = 2"),
     ],

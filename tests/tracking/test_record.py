@@ -173,6 +173,9 @@ def test_size_behaviour_has_pixels_as_steps_and_nan_where_refused(
     # Of 2 cells the last pixel is 4 + 9 = 13, or 11 where the second layer has an odd number of cells, as of 10 px.
     pixels = _history(client, run, "size/seen_pixels")
     assert [pixels[px] for px in sizes] == [float(verdict != "refuses") for verdict in VERDICTS[head]]
+    pointing = _history(client, run, "size/canvas/pointing")
+    assert list(pointing) == [px for px, is_refused in zip(sizes, refused, strict=True) if px > 8 and not is_refused]
+    assert all(0 <= share <= 1 for share in pointing.values())
 
     table = json.loads(_artifact(client, run, "size_behavior.json").read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
@@ -181,6 +184,14 @@ def test_size_behaviour_has_pixels_as_steps_and_nan_where_refused(
         assert [row[name] for row in rows] == pytest.approx([values[px] for px in sizes])
     assert all((row["resize_accuracy"] is None) == (row["verdict"] == "refuses") for row in rows)
     assert _artifact(client, run, "size_behavior.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_of_what_is_ignored_are_of_cropping_heads_alone(client: MlflowClient, runs: dict[str, Run]) -> None:
+    for head, run in runs.items():
+        pictures = {"size_behavior.png", "confusion_matrix.png", "misclassified.png", "class_activation.png"}
+        if head == "average_pool":
+            pictures.add("ignored.png")
+        assert {file.path for file in client.list_artifacts(run.info.run_id) if file.path.endswith(".png")} == pictures
 
 
 def test_predictions_give_back_the_test_accuracy(client: MlflowClient, runs: dict[str, Run]) -> None:

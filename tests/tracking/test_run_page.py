@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -51,7 +52,7 @@ MEASURED = [
 def test_the_description_begins_with_the_conclusion() -> None:
     cost = Cost(96_362, 65_000, 31_362, 15_000_000, 600_000, 0.8)
     text = describe(
-        FACTS, BACKBONE, cost, SCORES, MEASURED, "python -m pipeline.train seed=3", lambda name: f"at/{name}"
+        FACTS, BACKBONE, cost, SCORES, MEASURED, (), "python -m pipeline.train seed=3", lambda name: f"at/{name}"
     )
     assert text.splitlines()[0] == ("**96,362 parameters, 0.921 test accuracy at 28 px; refuses 24 px, crops 40 px.**")
     assert text.splitlines()[2] == f"{BACKBONE}."
@@ -67,14 +68,33 @@ def test_the_description_begins_with_the_conclusion() -> None:
     assert "| recall |\n|---|---:|---:|\n| shoe | 2 | 0.5000 |\n| shirt | 3 | 1.0000 |\n\n!" in text
     assert "![Accuracy by image size](at/size_behavior.png)" in text
     assert text.endswith("```\npython -m pipeline.train seed=3\n```\n")
-    assert "Run it again" not in describe(FACTS, BACKBONE, cost, SCORES, MEASURED, None, str)
+    assert "Run it again" not in describe(FACTS, BACKBONE, cost, SCORES, MEASURED, (), None, str)
+
+
+def test_the_description_has_the_pictures_that_there_are() -> None:
+    def text(*drawn: str) -> str:
+        cost = Cost(1, 1, 0, 1, 1, 0.8)
+        return describe(FACTS, BACKBONE, cost, SCORES, MEASURED, drawn, None, lambda name: f"at/{name}")
+
+    assert "No class activation map: " in text()
+    assert "ignored.png" not in text()
+    both = text("ignored.png", "class_activation.png")
+    assert "![ignored.png](at/ignored.png)\n" in both
+    assert "![class_activation.png](at/class_activation.png)\n" in both
+    assert "No class activation map" not in both
+
+
+def test_names_that_no_font_can_draw_have_a_key() -> None:
+    facts = dataclasses.replace(FACTS, class_names=("shirt", "cat \U000effff", "bag"))
+    text = describe(facts, BACKBONE, Cost(1, 1, 0, 1, 1, 0.8), SCORES, MEASURED, (), None, str)
+    assert "\nNames that no font here can draw: class 1 is cat \U000effff.\n" in text
 
 
 def test_of_many_classes_the_hardest_are_described() -> None:
     facts = DatasetFacts("many", "1.0.0", (28, 28, 1), tuple(f"class {label}" for label in range(MAX_RECALLS + 1)))
     recalls = np.linspace(1, 0, MAX_RECALLS + 1)  # The last class is never recognised, the first one always.
     scores = Scores(0.5, 0.3, 0.875, 0.0123, recalls, np.ones(MAX_RECALLS + 1, int))
-    text = describe(facts, BACKBONE, Cost(1, 1, 0, 1, 1, 0.8), scores, MEASURED, None, str)
+    text = describe(facts, BACKBONE, Cost(1, 1, 0, 1, 1, 0.8), scores, MEASURED, (), None, str)
     assert "balanced accuracy 0.5000, top-5 accuracy 0.8750, calibration error 0.0123\n" in text
     assert "|---:|---:|\n| class 12 | 1 | 0.0000 |\n| class 11 | 1 | 0.0833 |\n" in text  # 1 / 12
     assert "| class 0 |" not in text
