@@ -13,7 +13,7 @@ from pipeline.comparison.analysis import Group, analyse
 from pipeline.comparison.decisions import Outcome, claim
 from pipeline.comparison.report.answer import control_text, failed_controls, sizes_sentence, training_size_answer
 from pipeline.comparison.report.figures import cost_figure, difference_figure, size_figure
-from pipeline.comparison.report.markdown import markdown_table
+from pipeline.comparison.report.markdown import markdown_page, markdown_table
 from pipeline.comparison.report.report import make_report
 from pipeline.comparison.report.tables import arms_table, comparisons_table, pareto_front, sizes_table
 from pipeline.comparison.settings import About, Asks
@@ -219,3 +219,12 @@ def test_a_recipe_beyond_the_default_is_told_and_one_that_differs_too() -> None:
     older = plain.copy()
     older.loc[older.index[:3], "params.training.label_smoothing"] = None  # As runs of before have it.
     assert "trained alike" in limits(older)
+
+
+@pytest.mark.long
+def test_a_study_that_probed_no_other_size_says_so_once() -> None:
+    runs = study().drop(columns=["tags.size.016px", "answers.resize_016px"])
+    report = make_report(runs, STATISTICS, WAYS, ASKS)
+    assert report.answer.endswith(" No other size was probed.")
+    assert "| images | flatten_dense |" not in markdown_page(report)  # No table of nothing.
+    assert "every image size" not in page_of(runs)

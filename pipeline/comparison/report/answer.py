@@ -128,6 +128,8 @@ def _best_text(best: str, compared: Sequence[Comparison], statistics: Statistics
 
 def sizes_sentence(group: Group) -> str:
     """What each arm does at other sizes, and how accurate it is there."""
+    if not group.other_heights:
+        return "No other size was probed."
     told = "; ".join(f"{_trained_text(arm)} {_does_text(group, arm)}" for arm in group.arms)
     return f"Other sizes: {told}."
 

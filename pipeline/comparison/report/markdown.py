@@ -17,7 +17,7 @@ def markdown_page(report: Report) -> str:
         parts.append(markdown_table(section.arms).strip())
         if section.group.comparisons:
             parts.append(markdown_table(section.comparisons).strip())
-            parts.append(markdown_table(section.sizes).strip())
+            parts += [markdown_table(section.sizes).strip()] if section.sizes.rows else []
             parts += [markdown_table(table).strip() for table in section.ways]
         parts += [markdown_table(table).strip() for table in section.scores]
         parts += [section.control, *(f"Left out: {line}." for line in section.group.left_out)]
