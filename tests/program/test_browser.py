@@ -144,18 +144,15 @@ def _points(chart: dict[str, Any]) -> list[dict[str, Any]]:
     return [trace for trace in chart["traces"] if trace["mode"] in ("lines+markers", "markers") or trace["bars"]]
 
 
-def _screenshot(page: Page, request: pytest.FixtureRequest, address: str, name: str, height: int) -> None:
-    """Keeps a picture for the README if pytest was called with --screenshots."""
+def _screenshot(page: Page, request: pytest.FixtureRequest, address: str, name: str) -> None:
+    """Keeps what a person sees without a click, in a fresh profile, if pytest was called with --screenshots."""
     directory = request.config.getoption("screenshots")
     if directory is None:
         return
-    page.set_viewport_size({"width": 1400, "height": height})
+    page.set_viewport_size({"width": 1280, "height": 800})
     page.goto("about:blank")
     page.goto(address)
     page.wait_for_timeout(8000)  # MLflow polls: its network is never idle.
-    if page.get_by_text("Show more").count():
-        page.get_by_text("Show more").first.click()
-        page.wait_for_timeout(2000)
     path = Path(directory) / f"{name}.webp"
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.open(io.BytesIO(page.screenshot()))
@@ -221,10 +218,12 @@ def test_the_printed_link_opens_the_comparison(
     assert {int(x) for x in points["x"]} == {65_568 + 650, 65_568 + 2_570}
     curves = charts["val/accuracy"]
     assert (curves["x_axis"], {tuple(trace["x"]) for trace in curves["traces"]}) == ("Step", {("1", "2")})
-    _screenshot(page, request, link, "heads_compared", 1250)
+    _screenshot(page, request, link, "heads_compared")
 
 
-def test_from_the_printed_address_to_the_answer_without_a_click(page: Page, address: str) -> None:
+def test_from_the_printed_address_to_the_answer_without_a_click(
+    page: Page, address: str, request: pytest.FixtureRequest
+) -> None:
     page.set_viewport_size({"width": 1280, "height": 800})
     page.goto(address)
     page.wait_for_url(f"{address}/studies")
@@ -261,6 +260,7 @@ def test_from_the_printed_address_to_the_answer_without_a_click(page: Page, addr
     page.goto(f"{address}/studies")
     expect(page.locator(".answer")).to_be_in_viewport()
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+    _screenshot(page, request, f"{address}/", "front_page")
 
 
 def test_a_second_view_averages_the_seeds(
@@ -289,7 +289,7 @@ def test_a_second_view_averages_the_seeds(
     expect(page.get_by_role("menuitem").filter(has_text="heads: heads compared")).to_be_visible()
     expect(page.get_by_role("menuitem").filter(has_text="all runs")).to_be_visible()
     page.keyboard.press("Escape")
-    _screenshot(page, request, link, "mean_over_seeds", 1250)
+    _screenshot(page, request, link, "mean_over_seeds")
 
 
 def test_the_table_has_the_columns(page: Page, address: str) -> None:
@@ -337,7 +337,7 @@ def test_a_run_page_has_its_conclusion_first(
     (digest,) = {data.dataset.digest for data in run.inputs.dataset_inputs if data.dataset.name == "digits 1.0.0 train"}
     expect(page.get_by_role("button").filter(has_text=f"digits 1.0.0 train ({digest})")).to_be_visible()
     expect(page.get_by_role("link", name="model", exact=True).first).to_be_visible()
-    _screenshot(page, request, link, "run_page", 1500)
+    _screenshot(page, request, link, "run_page")
 
     # The learning curves have their place behind the next tab, as MLflow arranges them.
     page.set_viewport_size({"width": 1600, "height": 12000})  # Charts are drawn once they come into view.
@@ -372,8 +372,11 @@ def test_the_report_is_one_readable_file(page: Page, study: Path, width: int, he
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
-def test_a_report_shows_hides_sorts_and_filters_without_a_server(page: Page, study: Path) -> None:
+def test_a_report_shows_hides_sorts_and_filters_without_a_server(
+    page: Page, study: Path, request: pytest.FixtureRequest
+) -> None:
     (report,) = (study / "outputs" / "studies").glob("*/report.html")
+    _screenshot(page, request, report.as_uri(), "report")
     page.goto(report.as_uri())
     (told,) = page.locator("svg").first.locator("g.told title").filter(has_text="flatten_dense").all()
     assert re.fullmatch(r"flatten_dense: 0\.\d{4} \[0\.\d{4}, [01]\.\d{4}\]", told.text_content() or "")

@@ -47,7 +47,7 @@ def web_page(report: Report, drawn: Sequence[Mapping[str, Figure]], link: Callab
         facts=facts(groups),
         method=method(report.statistics),
         rules=[f"{name}: {way.rule}." for name, way in report.ways.items()],
-        legend=[line.replace("`", "") for line in LEGEND],
+        legend=[*(line.replace("`", "") for line in LEGEND), *(f"{mode.short}: {mode.heading}" for mode in Mode)],
         runs=[row for group in groups for row in _run_rows(group, link)],
         footer=f"{sum(len(arm.seeds) for group in groups for arm in group.arms)} runs compared.",
     )
@@ -62,11 +62,17 @@ def _pictures(
         figures["sizes"] = [size_figure(group, statistics, [mode]) for mode in Mode]
     return {
         name: [
-            inline_svg(figure, f"s{section}-{name}-{index}", finding(name, group, statistics))
+            inline_svg(figure, f"s{section}-{name}-{index}", _description(name, index, group, statistics))
             for index, figure in enumerate(of_name)
         ]
         for name, of_name in figures.items()
     }
+
+
+def _description(name: str, index: int, group: Group, statistics: Statistics) -> str:
+    """What a figure shows; of those of image sizes, in which mode."""
+    text = finding(name, group, statistics)
+    return f"{list(Mode)[index].heading}: {text}" if name == "sizes" else text
 
 
 def _run_rows(group: Group, link: Callable[[str], str] | None) -> list[dict[str, str]]:
