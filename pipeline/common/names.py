@@ -30,6 +30,8 @@ class Tag(Recorded):
     STUDY = "study"
     RUN_KEY = "run_key"
     """Digest of what determines the run's result."""
+    MADE_WITH = "made_with"
+    """Versions and machine of a training; runs of before have none."""
     FUNCTION = "function"
     """What the head computes at the training size; runs with equal ones are of one function."""
     SPLIT = "pairing.split"

@@ -17,6 +17,7 @@ KEPT = ("params.", "metrics.", ANSWERS, RECALL, "tags.pairing.", "tags.size.")
 NAMED = (
     *("run_id", "experiment_id", "status", "start_time"),
     *(tag.column for tag in (Tag.HEAD, Tag.BACKBONE, Tag.DATASET, Tag.STUDY, Tag.FUNCTION, Tag.PRUNED, Tag.COLOR)),
+    Tag.MADE_WITH.column,
 )
 MAX_BYTES = 2**30
 """Of a snapshot that is read."""

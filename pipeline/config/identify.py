@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.common.names import Param, Tag
 from pipeline.config.schema import Config
-from pipeline.tracking.identity import RunIdentity, run_key, run_name
+from pipeline.tracking.identity import RunIdentity, made_with, run_key, run_name
 
 if TYPE_CHECKING:
     from pipeline.data.batches import Data
@@ -37,6 +37,7 @@ def identify(
         Tag.BACKBONE: backbone.name,
         Tag.RUN_KEY: key,
         Tag.FUNCTION: head.function(None if facts.natural else plan.native_map),
+        Tag.MADE_WITH: made_with(),
         Tag.COLOR: head.color,
     }
     if config.study is not None:

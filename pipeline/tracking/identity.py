@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,13 @@ class RunIdentity:
 def run_name(arm: str, seed: int) -> str:
     """What people call the run of an arm, or of a head where there are no arms."""
     return f"{arm} seed {seed}"
+
+
+def made_with() -> str:
+    """`Python 3.11.7, tensorflow 2.21.0, keras 3.15.1, Linux x86_64, 2 cores`: what a run is computed with."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return ", ".join([f"Python {platform.python_version()}", *versions, machine])
 
 
 def run_key(settings: Mapping[str, Any], weights: Path | None, data: Data) -> str:

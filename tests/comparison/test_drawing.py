@@ -49,6 +49,8 @@ def test_a_page_has_what_was_compared_and_nothing_from_elsewhere() -> None:
     assert page == page_of(study(seeds=3))
     assert page.count('role="img"') == 5  # Accuracy, sizes in two modes, differences, cost.
     assert "<h2>What was compared</h2>" in page
+    made = page_of(study(seeds=3).assign(**{"tags.made_with": "Python 3.11.7, 2 cores"}))
+    assert "<td>with</td><td>Python 3.11.7, 2 cores</td>" in made
     assert "<title>average_pool" in page  # Of a point.
     # Names of XML's vocabularies are no addresses that a browser asks.
     asked = re.findall(r'(?:src|href)="(?!#)([^"]*)"', page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -66,6 +68,10 @@ def test_runs_are_flat_finished_and_tagged(runs: dict[str, Run]) -> None:
     assert {run.data.tags[f"sweep_runs.{sweep}"] for run in runs.values()} == {"3"}  # One seed of three heads.
     assert len({run.data.tags["run_key"] for run in runs.values()}) == 3
     assert len({run.data.tags["mlflow.runColor"] for run in runs.values()}) == 3
+    (made,) = {run.data.tags["made_with"] for run in runs.values()}
+    assert made.startswith(
+        f"Python {platform.python_version()}, tensorflow {tf.__version__}, keras {keras.__version__}"
+    )
 
 
 def test_every_leaf_of_the_configuration_is_a_param(client: MlflowClient, runs: dict[str, Run]) -> None:

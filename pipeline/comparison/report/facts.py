@@ -62,6 +62,8 @@ def _common(groups: Sequence[Group]) -> Table:
     if "start_time" in runs and (started := runs["start_time"].dropna()).size:
         days = [f"{day:%Y-%m-%d}" for day in (started.min(), started.max())]
         rows.append(("trained", " to ".join(dict.fromkeys(days))))
+    if Tag.MADE_WITH.column in runs and (made := runs[Tag.MADE_WITH.column].dropna()).size:
+        rows.append(("with", "; ".join(dict.fromkeys(made))))
     shared = {name: common_value(runs, f"params.{name}") for name in sorted(result_settings(runs))}
     told = [
         f"{name}={value}"
