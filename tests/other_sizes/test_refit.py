@@ -385,7 +385,7 @@ def test_a_refit_that_cannot_be_is_refused_with_one_message(grays: Path, tmp_pat
         (("model=two.keras", refit, sizes, images), "has 3 classes (dark, gray, light), and the model has 2"),
         (("model=sigmoid.keras", refit, sizes, images), "way=refit_dense: is not for this model. dense"),
         (("model=own.keras", refit, sizes, "images=/no/such"), "images=/no/such: there is no such directory"),
-        (("model=own.keras", refit, sizes, f"images={tmp_path / 'empty'}"), "cannot be used: "),
+        (("model=own.keras", refit, sizes, f"images={tmp_path / 'empty'}"), "each of two images at least; there"),
         (
             ("model=own.keras", refit, "sizes=[2]", images),
             "sizes=2×2: ",
@@ -401,7 +401,7 @@ def test_a_refit_that_cannot_be_is_refused_with_one_message(grays: Path, tmp_pat
 
 
 @pytest.mark.program
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_run_records_them_where_other_ways_are_recorded(tmp_path: Path) -> None:
     ways = f"size_probe.ways=[{','.join(NAMES)}]"
     done = run_program(

@@ -44,6 +44,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "paints"
 
 
+@pytest.mark.slow
 def test_a_probe_is_printed_written_and_recorded(model: Path, folder: Path, tmp_path: Path) -> None:
     arguments = [f"model={model.name}", f"images={folder.name}", "image_size=[8,8]", "size_probe.sizes=[4,8,12,16]"]
     done = run_program("pipeline.probe", *arguments, cwd=tmp_path)
