@@ -25,6 +25,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from pipeline.config import CONFIG_DIR, Config, register, to_typed
+from pipeline.tracking.settings import STORE_FILE, Tracking
 from pipeline.training.settings import Precision
 
 ROOT = Path(__file__).parents[1]
@@ -152,6 +153,27 @@ def in_precision() -> Iterator[Callable[[Precision], None]]:
 
     yield lambda precision: keras.config.set_dtype_policy(precision.value)
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a store without runs; MLflow takes two seconds to make one."""
+    from pipeline.tracking.store import open_store
+
+    directory = tmp_path_factory.mktemp("empty_store")
+    open_store(Tracking(), directory)
+    return directory / STORE_FILE
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_store: Path) -> Path:
+    """An `output_dir` with a store without runs, at which MLflow points."""
+    from pipeline.tracking.store import open_store
+
+    with closing(sqlite3.connect(empty_store)) as made, closing(sqlite3.connect(tmp_path / STORE_FILE)) as copy:
+        made.backup(copy)
+    open_store(Tracking(), tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

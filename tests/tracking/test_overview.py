@@ -16,16 +16,14 @@ from pipeline.tracking.overview import State, Store
 from pipeline.tracking.publish import publish_views, record_report
 from pipeline.tracking.queries import runs_of_sweep
 from pipeline.tracking.server.front_page import front_page
-from pipeline.tracking.settings import Tracking
-from pipeline.tracking.store import experiment_id, open_store
+from pipeline.tracking.store import experiment_id
 
 CALLED = 1_800_000_000.0
 """Seconds since 1970 at which the studies of these tests are called."""
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> MlflowClient:
-    open_store(Tracking(), tmp_path)
+def client(store: Path) -> MlflowClient:
     return MlflowClient()
 
 

@@ -18,8 +18,7 @@ from pipeline.heads import HEADS
 from pipeline.heads.verdict import Verdict
 from pipeline.tracking.publish import name_runs, prepared_views, publish_views
 from pipeline.tracking.queries import membership, newest_runs, runs_of_sweep, studies, sweep_filter, whole_trainings
-from pipeline.tracking.settings import Tracking
-from pipeline.tracking.store import experiment_id, open_store
+from pipeline.tracking.store import experiment_id
 from pipeline.tracking.views import VIEW_TAG, comparison_view, view_names, view_tag
 from tests.comparison.studies import ASKS, STATISTICS, study
 
@@ -57,8 +56,7 @@ def test_verdicts_are_read_from_tags_in_order_of_size() -> None:
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> MlflowClient:
-    open_store(Tracking(), tmp_path)
+def client(store: Path) -> MlflowClient:
     return MlflowClient()
 
 

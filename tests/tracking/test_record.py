@@ -23,8 +23,7 @@ from pipeline.data import source
 from pipeline.models.scores import score
 from pipeline.tracking.queries import sweeps, with_answers
 from pipeline.tracking.record import RunRecord
-from pipeline.tracking.settings import Tracking
-from pipeline.tracking.store import experiment_id, open_store
+from pipeline.tracking.store import experiment_id
 from pipeline.training.fit import Fit
 from tests.conftest import run_program
 
@@ -293,9 +292,8 @@ def test_a_failing_run_is_failed_and_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_last_good_model_can_be_loaded(tmp_path: Path) -> None:
-    open_store(Tracking(), tmp_path)
-    experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
+def test_the_last_good_model_can_be_loaded(store: Path) -> None:
+    experiment = experiment_id(MlflowClient(), "digits", (store / "artifacts").as_uri())
     model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.GlobalAveragePooling2D()])
     with mlflow.start_run(experiment_id=experiment) as run:
         RunRecord(experiment, run.info.run_id, {}).log_last_good_model(model)
@@ -305,9 +303,8 @@ def test_the_last_good_model_can_be_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_training_that_ended_early_says_by_what(tmp_path: Path) -> None:
-    open_store(Tracking(), tmp_path)
-    experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
+def test_a_training_that_ended_early_says_by_what(store: Path) -> None:
+    experiment = experiment_id(MlflowClient(), "digits", (store / "artifacts").as_uri())
     cases: tuple[dict[str, Any], ...] = ({}, {"pruned": "after epoch 1: …"}, {"stopped": "after epoch 4: …"})
     for ended in cases:
         fit = Fit(0, 0.5, 100.0, **ended)
@@ -318,9 +315,8 @@ def test_a_training_that_ended_early_says_by_what(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_class_without_a_test_image_has_no_recall(tmp_path: Path) -> None:
-    open_store(Tracking(), tmp_path)
-    experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
+def test_a_class_without_a_test_image_has_no_recall(store: Path) -> None:
+    experiment = experiment_id(MlflowClient(), "digits", (store / "artifacts").as_uri())
     logits, labels = np.array([[1.0, 0, 0], [1, 0, 0]], np.float32), np.array([0, 1])
     with mlflow.start_run(experiment_id=experiment) as run:
         RunRecord(experiment, run.info.run_id, {}).log_test(logits, labels, score(logits, labels), ("a", "b", "c"))
@@ -332,10 +328,9 @@ def test_a_class_without_a_test_image_has_no_recall(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_description_that_is_too_long_says_where_the_rest_is(tmp_path: Path) -> None:
+def test_a_description_that_is_too_long_says_where_the_rest_is(store: Path) -> None:
     """MLflow would cut it after 8,000 characters: 421 lines of 19 leave no room for the note, so 420 stay."""
-    open_store(Tracking(), tmp_path)
-    experiment = experiment_id(MlflowClient(), "digits", (tmp_path / "artifacts").as_uri())
+    experiment = experiment_id(MlflowClient(), "digits", (store / "artifacts").as_uri())
     with mlflow.start_run(experiment_id=experiment) as run:
         RunRecord(experiment, run.info.run_id, {}).log_page("a row of the table\n" * 500, {})
     said = MlflowClient().get_run(run.info.run_id).data.tags["mlflow.note.content"]
