@@ -160,7 +160,8 @@ def _in_rows(dense: Sequence[keras.Operation], several: Sequence[Call]) -> tuple
     """The layers for a map that is flattened row by row, whatever the order in which the model does it."""
     shape = several[0].inputs[0].shape[1:]
     numbers = math.prod(shape)
-    order = np.arange(numbers, dtype=np.float32).reshape(1, *shape)
+    # Whole numbers: layers in half precision would round others.
+    order = np.arange(numbers, dtype=np.int32).reshape(1, *shape)
     for call in several:
         order = call.operation(order)
     place = np.asarray(order).ravel().astype(np.int64)
