@@ -79,7 +79,7 @@ class Runs:
         height = 1  # What resizes images or maps takes any.
         while takes - fails > 1:
             size = of_shape(native, height)
-            fails, takes = (fails, height) if self.at(size) is None and self._is_left(size) else (height, takes)
+            fails, takes = (fails, height) if self.at(size) is None and self.is_left(size) else (height, takes)
             height = (fails + takes) // 2
         gap = self._gap(native, range(takes, min(takes + NEIGHBOURS, native[0])))
         return of_shape(native, takes) if gap is None else native
@@ -93,7 +93,7 @@ class Runs:
         sizes = (of_shape(native, height) for height in heights)
         return next((size for size in sizes if self.at(size) is not None), None)
 
-    def _is_left(self, size: Size) -> bool:
+    def is_left(self, size: Size) -> bool:
         """Whether every layer leaves something of an image: TensorFlow computes numbers even of maps without cells."""
         image = keras.Input((*size, self._model.input_shape[-1]), dtype=self._model.inputs[0].dtype)
         try:

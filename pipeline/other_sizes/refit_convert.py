@@ -14,6 +14,7 @@ from pipeline.data import image_folder
 from pipeline.data.settings import ImageFolder
 from pipeline.data.splits import ImageSplit
 from pipeline.models.keras_file import load_model, saved_model
+from pipeline.models.runs import Runs
 from pipeline.other_sizes.parts import NotRecognizedError
 from pipeline.other_sizes.refit import MOST_NUMBERS, Refittable, cut_before_last_dense, drawn, fit_classifier
 from pipeline.other_sizes.ways.base import RefitWay
@@ -56,6 +57,9 @@ def refit_and_write(
     most = MOST_NUMBERS // (len(cut.classifier.kernel) * len(fitted_on))
     features, labels = [], []
     for number, size in enumerate(fitted_on):
+        # TensorFlow computes numbers even of maps without cells, and not always the same.
+        left = Runs(cut.features).is_left(size)
+        require(left, "sizes", size_text(size), "no feature map is left of images of that size", "Use larger ones.")
         split = _read(images, size, cut)[0]
         indices = drawn(split.labels, most, number)
         features.append(_outputs(cut.features, split, indices, size))

@@ -107,6 +107,7 @@ def _answers(chosen: Format, output: Path, images: np.ndarray) -> np.ndarray:
     return np.asarray(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("chosen", EXPORTED)
 def test_a_converted_model_is_exported_for_any_size_and_number_of_raw_images(

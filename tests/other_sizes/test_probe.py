@@ -77,6 +77,7 @@ def _made(images: np.ndarray, size: Size, mode: Mode) -> np.ndarray:
     return np.asarray(MAKERS[mode](images, size, *canvas_places(len(images), images.shape[1:3], size, seed=0)))
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_verdicts_and_accuracies_are_those_of_keras(name: str) -> None:

@@ -24,6 +24,7 @@ def _get(address: str) -> tuple[str, str]:
         return answer.read().decode(), answer.headers.get("Content-Security-Policy", "")
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_the_front_page_stands_before_mlflow(tiny_study: Path) -> None:
     port = free_port()

@@ -238,6 +238,7 @@ def test_a_training_without_patience_stays_ended_when_it_is_asked_for_again(
     assert math.isnan(again.images_per_second)  # It trained nothing.
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_what_was_recorded_loads_without_this_program(digits: Data, tmp_path: Path) -> None:
     model = _model()
