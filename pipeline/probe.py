@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from pipeline.cli.command import command
 from pipeline.cli.terminal import console, import_tensorflow
-from pipeline.common.condition import AS_IS, Mode
+from pipeline.common.condition import AS_IS, Mode, way_text
 from pipeline.common.names import Param
 from pipeline.common.size import Size, TrainedSize, size_text
 from pipeline.common.table import Table, for_terminal
@@ -111,7 +111,7 @@ def size_table(probed: Sequence[ProbedSize], names: Sequence[str]) -> Table:
         )
         for result in probed
     ]
-    accuracies = [f">{_words(way)}, {mode.short}" for way in names for mode in Mode]
+    accuracies = [f">{way_text(way)}, {mode.short}" for way in names for mode in Mode]
     return Table(
         ("image / px", "feature map", "verdict", ">seen of the map", ">seen of the image", "why", *accuracies),
         tuple(rows),
@@ -124,19 +124,17 @@ def best_sentence(best: Best, native: Size, convert: str | None) -> str:
     """Which way is the best on one side of the training size, how sure that is, and the command that makes it."""
     side = "below" if best.sizes[0] < native else "above"
     sizes = "1 size" if len(best.sizes) == 1 else f"the mean of {len(best.sizes)} sizes"
-    text = f"{side.capitalize()} {native[0]} px, {best.mode.short}: {_words(best.way)}, {best.accuracy:.3f} in {sizes}"
+    text = (
+        f"{side.capitalize()} {native[0]} px, {best.mode.short}: {way_text(best.way)}, {best.accuracy:.3f} in {sizes}"
+    )
     if best.lead is None:
         text += "; nothing else was measured at all of these"
     else:
-        next_best = f"{_words(best.lead.way)} ({best.lead.accuracy:.3f})"
+        next_best = f"{way_text(best.lead.way)} ({best.lead.accuracy:.3f})"
         interval = f"{100 * best.lead.mean:.1f} points, {100 * best.lead.low:.1f} to {100 * best.lead.high:.1f}"
         ahead = "ahead of the next," if best.lead.is_certain else "not told apart from the next,"
         text += f"; {ahead} {next_best}: lead {interval}"
     return f"{text}. {'Nothing has to be converted.' if convert is None else convert}"
-
-
-def _words(way: str) -> str:
-    return "as it is" if way == AS_IS else way
 
 
 def _convert_command(config: ProbeConfig, way: str) -> str | None:

@@ -78,6 +78,11 @@ TEST = Condition()
 """The test images as they are."""
 
 
+def way_text(way: str) -> str:
+    """The name of a way, or that the model is run as it is."""
+    return "as it is" if way == AS_IS else way
+
+
 def at_height(mode: Mode, height: int, test_height: int | None, way: str = AS_IS) -> Condition:
     """The condition of images of a height in pixels; `TEST` where that is the height of the test images."""
     return TEST if height == test_height else Condition(mode, height, way)

@@ -18,6 +18,7 @@ from pipeline.common.files import is_disk_full
 from pipeline.common.size import Size, size_text
 from pipeline.common.standard_error import turned_aside
 from pipeline.models.keras_file import written
+from pipeline.models.runs import larger_sizes
 from pipeline.other_sizes.matrix_resize import with_matrix_resize
 from pipeline.other_sizes.settings import Format
 
@@ -113,8 +114,8 @@ def sizes_to_prove(model: keras.Model, size: Size) -> list[Size]:
     """The size of training, and if a model takes any size also 1.5 times it, and twice it and one more."""
     if None not in model.input_shape[1:3]:
         return [size]
-    height, width = size
-    return [size, (round(1.5 * height), round(1.5 * width)), (2 * height + 1, 2 * width + 1)]
+    half_more, _, twice_and_one = larger_sizes(size)
+    return [size, half_more, twice_and_one]
 
 
 def export(

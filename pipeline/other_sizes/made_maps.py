@@ -99,7 +99,4 @@ class MadeMaps:
             yield images, (tops[batch], lefts[batch])
 
     def _batch_size(self, size: Size) -> int:
-        """As many pixels as a batch at the training size, so that memory stays bounded."""
-        height, width = self._plan.facts.image_size
-        batch_size = self._probe.batch_size
-        return max(1, min(batch_size, batch_size * height * width // (size[0] * size[1])))
+        return self._probe.batch_size_at(size, self._plan.facts.image_size)

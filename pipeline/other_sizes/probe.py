@@ -207,7 +207,7 @@ class Probe:
                 if way.refusal(self._parts.map_size, map_size) is None:
                     of_maps[name] = run
         found: dict[str, dict[Mode, list[np.ndarray]]] = {name: {} for name in (*of_images, *of_maps)}
-        for mode, made in self._made(size, self._batch_size(size)):
+        for mode, made in self._made(size, self._settings.batch_size_at(size, self._native)):
             prepared = self._prepared(made)
             for name, run in of_images.items():
                 found[name].setdefault(mode, []).append(_largest(run(prepared)))
@@ -241,11 +241,6 @@ class Probe:
         if self._pixels == Pixels():
             return tf.cast(images, dtype)
         return tf.cast(tf.cast(images, tf.float32) * self._pixels.scale + self._pixels.offset, dtype)
-
-    def _batch_size(self, size: Size) -> int:
-        """As many pixels as a batch at the training size, so that memory stays bounded."""
-        (height, width), most = self._native, self._settings.batch_size
-        return max(1, min(most, most * height * width // (size[0] * size[1])))
 
 
 def _chosen(ways: Mapping[str, Way], named: list[str] | None) -> dict[str, Way]:

@@ -24,6 +24,7 @@ from pipeline.common.size import Size
 from pipeline.data.validation import hold_out, most_held_out
 from pipeline.heads.base import POOLING_DTYPE
 from pipeline.models.graph import Call, LayerRefusesError, calls, is_graph, operation_text
+from pipeline.models.runs import Runs
 from pipeline.other_sizes.parts import NotRecognizedError
 from pipeline.other_sizes.take_apart import take_apart
 from pipeline.other_sizes.ways.global_pool import GrowingWindow
@@ -69,6 +70,10 @@ class Refittable:
     features: keras.Model
     classifier: Classifier
     activation: str
+
+    def leaves_cells(self, size: Size) -> bool:
+        """Whether images of a size in pixels leave it a map: TensorFlow makes any numbers of one without cells."""
+        return Runs(self.features).is_left(size)
 
     def model(self, classifier: Classifier) -> keras.Model:
         """The model from images (N, ?, ?, C) to outputs (N, K) with another last Dense layer."""

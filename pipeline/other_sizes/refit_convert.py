@@ -14,7 +14,6 @@ from pipeline.data import image_folder
 from pipeline.data.settings import ImageFolder
 from pipeline.data.splits import ImageSplit
 from pipeline.models.keras_file import load_model, saved_model
-from pipeline.models.runs import Runs
 from pipeline.other_sizes.parts import NotRecognizedError
 from pipeline.other_sizes.refit import MOST_NUMBERS, Refittable, cut_before_last_dense, drawn, fit_classifier
 from pipeline.other_sizes.ways.base import RefitWay
@@ -57,8 +56,7 @@ def refit_and_write(
     most = MOST_NUMBERS // (len(cut.classifier.kernel) * len(fitted_on))
     features, labels = [], []
     for number, size in enumerate(fitted_on):
-        # TensorFlow computes numbers even of maps without cells, and not always the same.
-        left = Runs(cut.features).is_left(size)
+        left = cut.leaves_cells(size)
         require(left, "sizes", size_text(size), "no feature map is left of images of that size", "Use larger ones.")
         split = _read(images, size, cut)[0]
         indices = drawn(split.labels, most, number)
@@ -67,7 +65,7 @@ def refit_and_write(
             bool(np.ptp(features[-1], axis=0).any()),
             "sizes",
             size_text(size),
-            "all images of that size have the same features, as where no feature map is left",
+            "all images of that size have the same features",
             "Use larger ones.",
         )
         labels.append(split.labels[indices])

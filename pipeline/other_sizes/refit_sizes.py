@@ -83,12 +83,11 @@ class RefittedHeads:
         return found
 
     def _takes(self, size: Size) -> bool:
-        """Whether backbone and head make features of images of a size, and other ones of other maps.
-
-        Of an empty map, as a window that does not fit leaves, TensorFlow makes zeros or NaN.
-        """
+        """Whether backbone and head make features of images of a size, and other ones of other maps."""
         try:
             shape = self._plan.geometry.map_shape(size)
+            if not self._cut.leaves_cells(shape[:2]):
+                return False
             maps = np.random.default_rng(0).random((2, *shape), np.float32)
             first, second = self._features_of(maps).numpy()
             return bool(np.isfinite(first).all() and np.any(first != second))

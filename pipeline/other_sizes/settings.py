@@ -76,3 +76,7 @@ class SizeProbe(Settings):
         """Sizes (height, width) in pixels to probe, ascending, the training size `native` always among them."""
         heights = self.sizes or [round(native[0] * scale) for scale in self.scales]
         return sorted({of_shape(native, side) for side in heights if side >= 1} | {native})
+
+    def batch_size_at(self, size: Size, native: Size) -> int:
+        """Images in a batch: as many pixels as in one at the training size `native`, so that memory stays bounded."""
+        return max(1, min(self.batch_size, self.batch_size * native[0] * native[1] // (size[0] * size[1])))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from pipeline.common.condition import AS_IS, Mode
+from pipeline.common.condition import AS_IS, Mode, way_text
 from pipeline.other_sizes.probe import ProbedSize
 from pipeline.other_sizes.ways import WAYS
 
@@ -37,8 +37,7 @@ def probe_figure(probed: Sequence[ProbedSize], names: Sequence[str], native: int
             above = [high - value for value, (_, high) in zip(values, ends, strict=True)]
             style = AS_IS_STYLE if name == AS_IS else STYLES[name]
             heights = [result.size[0] for result in probed]
-            label = "as it is" if name == AS_IS else name
-            axis.errorbar(heights, values, (below, above), label=label, markersize=4, capsize=2, **style)
+            axis.errorbar(heights, values, (below, above), label=way_text(name), markersize=4, capsize=2, **style)
         axis.set_title(mode.heading)
         axis.set_xlabel("height of the image in pixels")
         axis.set_ylim(0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from pipeline.common.condition import TEST, Mode
+from pipeline.common.condition import TEST, Mode, way_text
 from pipeline.comparison.analysis import Comparison, Group
 from pipeline.comparison.arms import Arm
 from pipeline.comparison.best_ways import Choice
@@ -19,7 +19,6 @@ from pipeline.comparison.report.words import (
     points_text,
     range_text,
     span_text,
-    way_text,
 )
 from pipeline.comparison.settings import About, Asks, Statistics
 from pipeline.heads.verdict import phrase, span

@@ -31,7 +31,7 @@ def _arms(groups: Sequence[Group]) -> Table:
     for group in groups:
         differing = _differing(group)
         for arm in group.arms:
-            of_its_own = [f"{name}={_value(arm.runs, name)}" for name in differing]
+            of_its_own = [f"{name}={arm.runs[f'params.{name}'].iloc[0]}" for name in differing]
             rows[group.title, arm.name] = (
                 arm.name,
                 f"{group.trained.in_words} → {group.backbone} → {_function(arm)} → classes",
@@ -89,8 +89,3 @@ def _data(group: Group) -> str:
     ]
     images = f": {listed_text(counted)} images of {group.trained.in_words}" if counted else ""
     return group.dataset + (f" {version}" if version else "") + images
-
-
-def _value(runs: pd.DataFrame, name: str) -> str:
-    value = runs[f"params.{name}"].iloc[0]
-    return str(value)

@@ -198,24 +198,22 @@ def figures(group: Group, statistics: Statistics, ways: Mapping[str, WayStyle]) 
 
 def finding(name: str, group: Group, statistics: Statistics) -> str:
     """What a figure shows, for those who cannot see it."""
-    accuracies = "; ".join(
-        f"{arm.name} {accuracy_text(arm.accuracy[TEST], statistics.confidence)}" for arm in group.arms
-    )
-    told_by = {
-        "accuracy": f"Test accuracy at {group.trained.in_words}: {accuracies}.",
-        "differences": "Differences of test accuracy in points: "
-        + "; ".join(
+    if name == "accuracy":
+        shown = (f"{arm.name} {accuracy_text(arm.accuracy[TEST], statistics.confidence)}" for arm in group.arms)
+        return f"Test accuracy at {group.trained.in_words}: {'; '.join(shown)}."
+    if name == "differences":
+        shown = (
             f"{found.first} − {found.second} {interval_text(found.difference, statistics.confidence)}"
             for found in group.comparisons
             if found.condition == TEST
         )
-        + ".",
-        "cost": "Test accuracy over parameters: "
-        + "; ".join(
+        return f"Differences of test accuracy in points: {'; '.join(shown)}."
+    if name == "cost":
+        shown = (
             f"{arm.name} {arm.accuracy[TEST].mean:.4f} with {arm.mean(Metric.PARAMETERS.column):,.0f}"
             for arm in group.arms
         )
-        + ".",
-        "ways": "Test accuracy by image size for each way to run the trained models; their table has the numbers.",
-    }
-    return told_by.get(name, "Test accuracy by image size; the table of every image size has the numbers.")
+        return f"Test accuracy over parameters: {'; '.join(shown)}."
+    if name == "ways":
+        return "Test accuracy by image size for each way to run the trained models; their table has the numbers."
+    return "Test accuracy by image size; the table of every image size has the numbers."

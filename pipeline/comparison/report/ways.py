@@ -8,12 +8,12 @@ from typing import Protocol
 
 from matplotlib.figure import Figure
 
-from pipeline.common.condition import AS_IS, Condition, Mode
+from pipeline.common.condition import AS_IS, Condition, Mode, way_text
 from pipeline.common.table import Table
 from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import Arm
 from pipeline.comparison.report.drawing import shortened, told
-from pipeline.comparison.report.words import accuracy_text, interval_text, way_text
+from pipeline.comparison.report.words import accuracy_text, interval_text
 from pipeline.comparison.settings import Statistics
 from pipeline.heads.verdict import span
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.common.condition import AS_IS
 from pipeline.comparison.estimates import Estimate, WinProbability
 
 SMALLEST_P = 1e-12
@@ -60,11 +59,6 @@ def heights_text(heights: Sequence[int]) -> str:
 def listed_text(items: Sequence[str]) -> str:
     """`a, b and c`."""
     return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else items[0]
-
-
-def way_text(way: str) -> str:
-    """The name of a way, or that the model is run as it is."""
-    return "as it is" if way == AS_IS else way
 
 
 def level_text(level: str) -> str:
