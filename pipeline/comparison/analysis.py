@@ -34,6 +34,7 @@ from pipeline.comparison.best_ways import Choice, choices
 from pipeline.comparison.controls import Control, controls_of, correct_controls
 from pipeline.comparison.decisions import Decision, decide
 from pipeline.comparison.estimates import Estimate, WinProbability, estimate
+from pipeline.comparison.levels import by_level, level_text, varies
 from pipeline.comparison.settings import Asks, Statistics
 
 
@@ -62,12 +63,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Group:
-    """All arms of one dataset, image size and backbone.
+    """All arms of one dataset, image size and backbone, and of one level of what the study is over.
 
     Attributes:
         backbone: Its name.
         dataset: Its name.
         trained: Size of the training images.
+        level: Of a setting whose influence the study asks about, `receptive_field 7×7`; empty where dataset, size and
+            backbone say it already.
         arms: In the order of their first runs.
         comparisons: Every pair of arms, as they are, under every condition that both take; none with a single seed.
         controls: Every pair of arms that are the same function at the training size.
@@ -83,15 +86,17 @@ class Group:
     controls: tuple[Control, ...]
     choices: tuple[Choice, ...]
     left_out: tuple[str, ...]
+    level: str = ""
 
     @property
     def title(self) -> str:
-        return f"{self.backbone} on {self.dataset} at {self.trained} px"
+        title = f"{self.backbone} on {self.dataset} at {self.trained} px"
+        return f"{title}, {self.level}" if self.level else title
 
     @property
     def file_name(self) -> str:
         """The title as part of a file's name."""
-        name = f"{self.backbone}-{self.dataset}-{self.trained}"
+        name = "-".join(filter(None, (self.backbone, self.dataset, str(self.trained), self.level)))
         name = name.replace("/", "-").replace("×", "x").replace(", ", "-").replace(" ", "-")
         return name if is_short(name) else digest_of(name)
 
@@ -126,10 +131,11 @@ def analyse(runs: pd.DataFrame, statistics: Statistics, asks: Asks) -> list[Grou
         asks: What the study's question is about.
     """
     groups = [
-        _group(group_runs, statistics)
+        _group(level_runs, level, statistics)
         for _, group_runs in runs.groupby(
             [Tag.BACKBONE.column, Tag.DATASET.column, Param.IMAGE_SIZE.column], sort=False
         )
+        for level, level_runs in _by_level(group_runs, asks)
     ]
     groups = [group for group in groups if group.arms]  # All of a search's runs on a dataset may have ended early.
     families: dict[tuple[bool, bool], list[tuple[int, int]]] = defaultdict(list)
@@ -148,7 +154,15 @@ def analyse(runs: pd.DataFrame, statistics: Statistics, asks: Asks) -> list[Grou
     ]
 
 
-def _group(runs: pd.DataFrame, statistics: Statistics) -> Group:
+def _by_level(runs: pd.DataFrame, asks: Asks) -> list[tuple[str, pd.DataFrame]]:
+    """The runs of one group by what the study is over, with its name and level; all of them, where that is one."""
+    if asks.over is None or not varies(runs, asks.over):
+        return [("", runs)]
+    name = asks.over.rpartition(".")[2]
+    return [(f"{name} {level_text(level)}", level_runs) for level, level_runs in by_level(runs, asks.over)]
+
+
+def _group(runs: pd.DataFrame, level: str, statistics: Statistics) -> Group:
     any_run = runs.iloc[0]
     trained = recorded_size({param: any_run.get(param.column) for param in Param})
     assert trained is not None  # The runs are grouped by it.
@@ -189,6 +203,7 @@ def _group(runs: pd.DataFrame, statistics: Statistics) -> Group:
         ),
         choices=tuple(choices(arms, trained.height, trained.test_height, statistics)),
         left_out=tuple(left_out),
+        level=level,
     )
 
 

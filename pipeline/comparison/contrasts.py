@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.common.condition import TEST
-from pipeline.common.names import ANSWERS, Param, Tag
+from pipeline.common.names import ANSWERS, Tag
 from pipeline.comparison.answers import unpack
 from pipeline.comparison.arms import listed, newest_of_each_seed, paired_seeds, split_into_arms
 from pipeline.comparison.decisions import Decision, decide
 from pipeline.comparison.estimates import Estimate, estimate
-from pipeline.comparison.params import param_value
+from pipeline.comparison.levels import by_level, level_number, varies
 from pipeline.comparison.settings import About, Asks, Statistics
 
 
@@ -70,13 +70,12 @@ def contrasts(runs: pd.DataFrame, statistics: Statistics, asks: Asks) -> Contras
     """
     if asks.over is None:
         return None
-    column = f"params.{asks.over}"
-    if column not in runs or runs[column].nunique() < 2:
+    if not varies(runs, asks.over):
         return Contrasts(asks.over, left_out=(f"{asks.over} has fewer than two values in these runs",))
     found: list[Contrast] = []
     left_out: list[str] = []
     for dataset, of_dataset in runs.groupby(Tag.DATASET.column, sort=False):
-        levels, missing = _levels(of_dataset, column)
+        levels, missing = _levels(of_dataset, asks.over)
         left_out += [f"{dataset}: {line}" for line in missing]
         numbers = [level_number(level) for level in levels]
         if asks.about is About.trend and not all(number is not None and number > 0 for number in numbers):
@@ -90,29 +89,17 @@ def contrasts(runs: pd.DataFrame, statistics: Statistics, asks: Asks) -> Contras
     return Contrasts(asks.over, tuple(_decided(found, statistics, asks)), tuple(left_out))
 
 
-def level_number(level: str) -> float | None:
-    """The number in a recorded setting; of a list like [height, width], its first; None if there is none."""
-    value = param_value(level)
-    if isinstance(value, list) and value:
-        value = value[0]
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _levels(runs: pd.DataFrame, column: str) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+def _levels(runs: pd.DataFrame, over: str) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
     """By value of the setting, and by arm: the answers of the same seeds to the same images, bool (S, N)."""
-    alike = runs
-    if Param.ARM.column in runs and not _common_values(runs, column, Param.ARM.column):
-        alike = runs.assign(**{Param.ARM.column: "None"})  # Each level has arms of its own: their heads are compared.
-    by_level: dict[str, dict[str, pd.DataFrame]] = {}
+    arms_of: dict[str, dict[str, pd.DataFrame]] = {}
     left_out: list[str] = []
-    for level, of_level in alike.groupby(column, sort=False):
+    for level, of_level in by_level(runs, over):
         arms, older = newest_of_each_seed(split_into_arms(of_level))
         seeds, unpaired = paired_seeds(arms)
         left_out += [f"{level}: {line}" for line in (*older, *unpaired)]
-        by_level[str(level)] = {name: arm.loc[list(seeds)] for name, arm in arms.items()}
-    by_level = dict(sorted(by_level.items(), key=lambda item: (level_number(item[0]) or 0.0, item[0])))
-    names = [name for name in next(iter(by_level.values())) if all(name in arms for arms in by_level.values())]
-    tables = {level: {name: arms[name] for name in names} for level, arms in by_level.items()}
+        arms_of[level] = {name: arm.loc[list(seeds)] for name, arm in arms.items()}
+    names = [name for name in next(iter(arms_of.values())) if all(name in arms for arms in arms_of.values())]
+    tables = {level: {name: arms[name] for name in names} for level, arms in arms_of.items()}
     seeds_of = [set(arm.index) for arms in tables.values() for arm in arms.values()]
     common = sorted(set.intersection(*seeds_of)) if seeds_of else []
     # What a seed draws beside the split may depend on the setting; which images are trained on must not.
@@ -133,10 +120,6 @@ def _levels(runs: pd.DataFrame, column: str) -> tuple[dict[str, dict[str, np.nda
         }
         for level, arms in tables.items()
     }, left_out
-
-
-def _common_values(runs: pd.DataFrame, column: str, of: str) -> set[str]:
-    return set.intersection(*(set(of_level[of]) for _, of_level in runs.groupby(column)))
 
 
 def _lead(tables: Mapping[str, np.ndarray], first: str, second: str | None) -> np.ndarray:

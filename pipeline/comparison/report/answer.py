@@ -12,9 +12,9 @@ from pipeline.comparison.best_ways import Choice
 from pipeline.comparison.contrasts import Contrast, Contrasts
 from pipeline.comparison.controls import Control
 from pipeline.comparison.decisions import FEWEST_SEEDS, Outcome
+from pipeline.comparison.levels import level_text
 from pipeline.comparison.report.words import (
     heights_text,
-    level_text,
     listed_text,
     points_text,
     range_text,

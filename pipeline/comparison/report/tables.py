@@ -9,7 +9,8 @@ from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import Arm
 from pipeline.comparison.contrasts import Contrasts
 from pipeline.comparison.decisions import Decision, Outcome
-from pipeline.comparison.report.words import accuracy_text, interval_text, level_text, p_text, points_text, wins_text
+from pipeline.comparison.levels import level_text
+from pipeline.comparison.report.words import accuracy_text, interval_text, p_text, points_text, wins_text
 from pipeline.comparison.settings import Statistics
 from pipeline.heads.verdict import summarize
 

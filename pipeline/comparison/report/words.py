@@ -59,8 +59,3 @@ def heights_text(heights: Sequence[int]) -> str:
 def listed_text(items: Sequence[str]) -> str:
     """`a, b and c`."""
     return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else items[0]
-
-
-def level_text(level: str) -> str:
-    """A recorded value of a setting; `14×14` for `[14, 14]`."""
-    return level.strip("[]").replace(", ", "×") if level.startswith("[") else level

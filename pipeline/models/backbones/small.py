@@ -14,29 +14,58 @@ if TYPE_CHECKING:
 
 @dataclass
 class SmallFcn(Backbone):
-    """A plain stack of 3×3 convolutions with batch norm and ReLU.
+    """A plain stack of convolutions with batch norm and ReLU.
 
-    Feature map of one axis, image of m pixels: ⌈m / s⌉ for each stride s in turn.
+    Feature map of one axis, image of m pixels: ⌈m / s⌉ for each stride s in turn. A cell of it sees
+    1 + Σ (k − 1) · d · j pixels along an axis: for each layer its kernel k, its dilation d, and the product j of the
+    strides before it. So what a cell sees can be changed without changing the map, by dilations even without changing
+    the weights.
 
     Attributes:
         filters: Channels of each layer.
         strides: Stride of each layer.
+        kernels: Height and width of each layer's kernel; null for 3 everywhere.
+        dilations: How many cells apart the kernel of each layer looks; null for 1 everywhere.
     """
 
     name: str = "small_fcn"
     filters: list[int] = field(default_factory=lambda: [32, 32, 64, 64])
     strides: list[int] = field(default_factory=lambda: [1, 2, 1, 2])
+    kernels: list[int] | None = None
+    dilations: list[int] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_layers("filters")
-        self.require_layers("strides")
+        for name, usual in (("strides", 1), ("kernels", 3), ("dilations", 1)):
+            if getattr(self, name) is not None:
+                self.require_layers(name)
+                self._require_as_many_as_filters(name, usual)
+        strided_and_dilated = [
+            layer for layer in zip(self.strides, self._dilations, strict=True) if layer[0] > 1 and layer[1] > 1
+        ]
         self.require(
-            "strides",
-            len(self.filters) == len(self.strides),
-            f"needs one stride a layer, {len(self.filters)} as in backbone.filters={self.filters}",
-            f"Use for example backbone.strides={[1] * len(self.filters)}.",
+            "dilations",
+            not strided_and_dilated,
+            f"a layer can have a stride above 1 or a dilation above 1, not both, and backbone.strides={self.strides}",
+            f"Use for example backbone.dilations={[1] * len(self.filters)}.",
         )
+
+    def _require_as_many_as_filters(self, name: str, usual: int) -> None:
+        self.require(
+            name,
+            len(getattr(self, name)) == len(self.filters),
+            f"needs one number a layer, {len(self.filters)} as in backbone.filters={self.filters}",
+            f"Use for example backbone.{name}={[usual] * len(self.filters)}.",
+        )
+
+    @property
+    def _kernels(self) -> list[int]:
+        return self.kernels or [3] * len(self.filters)
+
+    @property
+    def _dilations(self) -> list[int]:
+        return self.dilations or [1] * len(self.filters)
 
     @property
     def minimum_side(self) -> int:
@@ -46,9 +75,9 @@ class SmallFcn(Backbone):
         import keras
 
         x = keras.layers.Rescaling(1 / 255)(images)
-        for filters, stride in zip(self.filters, self.strides, strict=True):
-            x = _convolution(x, filters, stride)
-            x = keras.layers.ReLU()(x)
+        layers = zip(self.filters, self.strides, self._kernels, self._dilations, strict=True)
+        for filters, stride, kernel, dilation in layers:
+            x = keras.layers.ReLU()(_convolution(x, filters, stride, kernel, dilation))
         return x
 
 
@@ -95,10 +124,10 @@ class ResNet(Backbone):
         return x
 
 
-def _convolution(x: KerasTensor, filters: int, stride: int, kernel: int = 3) -> KerasTensor:
+def _convolution(x: KerasTensor, filters: int, stride: int, kernel: int = 3, dilation: int = 1) -> KerasTensor:
     import keras
 
     # Batch norm has its own offset, so the convolution needs no bias.
-    x = keras.layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False)(x)
+    x = keras.layers.Conv2D(filters, kernel, stride, "same", dilation_rate=dilation, use_bias=False)(x)
     # With Keras's 0.99 the moving averages lag hundreds of steps behind, which is whole epochs of a small dataset.
     return keras.layers.BatchNormalization(momentum=0.9)(x)
