@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.comparison.contrasts import Contrast, contrasts, level_number
+from pipeline.comparison.analysis import analyse
+from pipeline.comparison.contrasts import Contrast, contrasts
 from pipeline.comparison.decisions import Outcome
+from pipeline.comparison.levels import level_number
 from pipeline.comparison.report.answer import answer, contrast_text
 from pipeline.comparison.report.tables import contrasts_table
 from pipeline.comparison.settings import About, Asks, Statistics
@@ -106,6 +108,27 @@ def test_arms_of_one_level_alone_are_known_by_their_heads() -> None:
     runs["params.arm"] = runs["tags.head"] + "_" + runs[f"params.{EPOCHS}"]
     (found,) = _found(runs, INTERACTION)
     assert (found.first, found.second) == ("flat", "pool")
+    assert [[arm.name for arm in group.arms] for group in analyse(runs, STATISTICS, INTERACTION)] == [
+        ["flat", "pool"],
+        ["flat", "pool"],
+    ]
+
+
+def test_backbones_of_two_levels_begin_otherwise_and_are_groups_of_their_own() -> None:
+    runs = _runs({"9×9": GROWING["5"], "13×13": GROWING["20"]})
+    runs = runs.rename(columns={f"params.{EPOCHS}": "params.receptive_field"})
+    runs["tags.pairing.backbone"] = runs["params.receptive_field"]
+    over_field = Asks(about=About.interaction, over="receptive_field")
+    groups = analyse(runs, STATISTICS, over_field)
+    assert [group.title for group in groups] == [
+        "small_fcn on digits at 8×8 px, receptive_field 9×9",
+        "small_fcn on digits at 8×8 px, receptive_field 13×13",
+    ]
+    assert [group.left_out for group in groups] == [(), ()]
+    assert [len(group.comparisons) for group in groups] == [1, 1]
+    assert len({group.file_name for group in groups}) == 2
+    (found,) = _found(runs, over_field)
+    assert found.levels == ("9×9", "13×13")  # By their numbers; by their letters it would be the other way round.
 
 
 def test_runs_of_other_training_images_are_not_compared() -> None:
@@ -127,6 +150,9 @@ def test_a_setting_that_was_not_swept_is_named() -> None:
 
 
 def test_levels_are_in_the_order_of_their_numbers() -> None:
-    assert [level_number(level) for level in ("5", "[28, 28]", "0.1", "None", "adam")] == [5, 28, 0.1, None, None]
+    assert [level_number(level) for level in ("5", "[28, 28]", "7×9", "0.1", "None", "adam")] == [
+        *(5, 28, 7, 0.1),
+        *(None, None),
+    ]
     (found,) = _found(_runs({"20": GROWING["20"], "5": GROWING["5"]}), INTERACTION)
     assert found.levels == ("5", "20")

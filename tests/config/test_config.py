@@ -250,6 +250,10 @@ WRONG = [
     (["size_probe.scales=[]"], "size_probe.scales=[]: needs at least one scale"),
     (["size_probe.max_images=0"], "size_probe.max_images=0: must be at least 1"),
     (["backbone.strides=[1,2]"], "backbone.strides=[1, 2]: needs one stride a layer, 4 as in backbone.filters"),
+    (["backbone.kernels=[3,3,1]"], "backbone.kernels=[3, 3, 1]: needs one kernel a layer, 4 as in backbone.filters"),
+    (["backbone.kernels=[3,3,0,3]"], "backbone.kernels=[3, 3, 0, 3]: needs at least one layer, and each number"),
+    (["backbone.dilations=[1,2,1,1]"], "backbone.dilations=[1, 2, 1, 1]: a layer can have a stride above 1 or a "
+     "dilation above 1, not both, and backbone.strides=[1, 2, 1, 2]. Use for example backbone.dilations=[1, 1, 1, 1]."),
     (["backbone.filters=[]"], "backbone.filters=[]: needs at least one layer"),
     (["backbone=keras_application", "backbone.weights=nowhere.h5"], "backbone.weights=nowhere.h5: must be null, "
      "imagenet, or the path of a weights file"),

@@ -29,6 +29,15 @@ def test_small_fcn_parameters_equal_the_arithmetic() -> None:
     assert built.count_params() + 64 * 10 + 10 < 100_000  # with a pooling head
 
 
+def test_kernels_change_the_parameters_and_dilations_do_not() -> None:
+    mixed = SmallFcn(filters=[32, 80, 64, 64], kernels=[1, 3, 1, 3]).build(channels=1)
+    convolutions = 1 * 1 * 32 + 9 * 32 * 80 + 1 * 80 * 64 + 9 * 64 * 64
+    assert mixed.count_params() == convolutions + 4 * (32 + 80 + 64 + 64) == 66_016
+    dilated = SmallFcn(dilations=[2, 1, 3, 1]).build(channels=1)
+    assert dilated.count_params() == 65_568
+    assert SmallFcn().map_shape(dilated, (28, 28)) == (7, 7, 64)
+
+
 def test_resnet_parameters_equal_the_arithmetic() -> None:
     built = ResNet(filters=[16, 32], blocks=1).build(channels=3)
     stem = 9 * 3 * 16 + 4 * 16

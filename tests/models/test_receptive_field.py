@@ -50,6 +50,22 @@ def test_a_chain_sees_what_the_formulas_say(strides: list[int]) -> None:
     assert field_of(backbone.build(1)) == square(*chain([3] * len(strides), strides))
 
 
+@pytest.mark.parametrize(
+    ("backbone", "side"),
+    [
+        (SmallFcn(filters=[4] * 4, kernels=[1, 3, 1, 3]), 1 + 2 * 1 + 2 * 2),
+        (SmallFcn(filters=[4] * 4, dilations=[2, 1, 3, 1]), 1 + 2 * (2 * 1 + 1 + 3 * 2 + 2)),
+        (SmallFcn(filters=[4] * 4, dilations=[3, 1, 4, 1]), 1 + 2 * (3 * 1 + 1 + 4 * 2 + 2)),
+    ],
+    ids=["7", "23", "29"],
+)
+@pytest.mark.long
+def test_kernels_and_dilations_change_what_a_cell_sees_alone(backbone: SmallFcn, side: int) -> None:
+    extractor = backbone.build(1)
+    assert backbone.map_shape(extractor, (28, 28)) == (7, 7, 4)
+    assert field_of(extractor) == square(side, 4)
+
+
 RESIDUAL = [
     # Two 3×3 convolutions a block after the stem of one; the path through all of them is the longest.
     (ResNet(filters=[4, 4, 4]), chain([3] * 7, [1, 1, 1, 2, 1, 2, 1]), 25),

@@ -72,14 +72,14 @@ class Backbone(Settings, ABC):
         self.require_own_name()
         self.require("feature_cache_gb", 0 < self.feature_cache_gb < math.inf, "must be a number above 0", example=20)
 
-    def require_layers(self, name: str) -> None:
-        """Raises `ConfigError` unless a setting holds a number for each of at least one layer."""
+    def require_layers(self, name: str, example: str) -> None:
+        """Raises `ConfigError`, which shows an example, unless a setting holds a number for each of some layers."""
         values = getattr(self, name)
         self.require(
             name,
             len(values) > 0 and all(map(is_count, values)),
             "needs at least one layer, and each number must lie in [1, 2³¹)",
-            example=f"[{'1,2,1,2' if name == 'strides' else '32,64'}]",
+            example=example,
         )
 
     @abstractmethod

@@ -36,11 +36,10 @@ class SmallFcn(Backbone):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_layers("filters")
+        self.require_layers("filters", "[32,64]")
         for name, usual in (("strides", 1), ("kernels", 3), ("dilations", 1)):
             if getattr(self, name) is not None:
-                self.require_layers(name)
-                self._require_as_many_as_filters(name, usual)
+                self._require_one_each(name, usual)
         strided_and_dilated = [
             layer for layer in zip(self.strides, self._dilations, strict=True) if layer[0] > 1 and layer[1] > 1
         ]
@@ -51,12 +50,15 @@ class SmallFcn(Backbone):
             f"Use for example backbone.dilations={[1] * len(self.filters)}.",
         )
 
-    def _require_as_many_as_filters(self, name: str, usual: int) -> None:
+    def _require_one_each(self, name: str, usual: int) -> None:
+        """Raises `ConfigError` unless a setting holds a number for each layer, where the usual one is an example."""
+        example = str([usual] * len(self.filters))
+        self.require_layers(name, example)
         self.require(
             name,
             len(getattr(self, name)) == len(self.filters),
-            f"needs one number a layer, {len(self.filters)} as in backbone.filters={self.filters}",
-            f"Use for example backbone.{name}={[usual] * len(self.filters)}.",
+            f"needs one {name[:-1]} a layer, {len(self.filters)} as in backbone.filters={self.filters}",
+            example=example,
         )
 
     @property
@@ -100,7 +102,7 @@ class ResNet(Backbone):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_layers("filters")
+        self.require_layers("filters", "[32,64]")
         self.require_at_least("blocks", 1, 1)
 
     @property
