@@ -162,6 +162,7 @@ def test_answers_that_differ_are_not_written(sequential: Path, tmp_path: Path, m
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_recorded_model_is_converted(tiny_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{tiny_study / 'outputs' / 'mlflow.db'}")
     for head, way in (

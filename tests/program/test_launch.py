@@ -67,7 +67,7 @@ def test_a_missing_extra_is_named(option: str) -> None:
     [
         ("head=average_pool,foo", "head=foo: there is no such option"),
         ("seed=0,x", "seed=x: Value 'x' of type 'str' could not be converted to Integer"),
-        ("launch.workers=-2", "launch.workers=-2: must be at least 1"),
+        pytest.param("launch.workers=-2", "launch.workers=-2: must be at least 1", marks=pytest.mark.slow),
     ],
 )
 def test_a_mistake_that_a_worker_finds_gets_one_message(override: str, beginning: str, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_probe_is_printed_written_and_recorded(model: Path, folder: Path, tmp_
     assert trained_runs().empty  # Neither a study nor a sync takes it for a training.
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_recorded_model_is_judged_as_its_own_run_judged_it(tiny_study: Path, tmp_path: Path) -> None:
     output = tmp_path / "outputs"
     shutil.copytree(tiny_study / "outputs", output)

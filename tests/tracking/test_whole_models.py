@@ -15,7 +15,7 @@ from pipeline.tracking.store import experiment_id, open_store
 from pipeline.tracking.whole_models import give_up_unfinished_models, whole_models
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_model_without_its_files_is_given_up_and_no_delivery_waits_for_it(tmp_path: Path) -> None:
     open_store(Tracking(), tmp_path / "outputs")
     client = MlflowClient()

@@ -127,7 +127,7 @@ def _all_batches(data: Data, training: Training, done: int = 0) -> list[tuple[np
     return list(train_batches(data, training, done).as_numpy_iterator())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_seed_epoch_and_place_decide_what_is_drawn(digits: Data, tmp_path: Path) -> None:
     training = Training(epochs=2, batch_size=128, augmentation=EVERYTHING, sizes=[6, 8])
     batches = _all_batches(digits, training)

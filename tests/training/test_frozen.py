@@ -67,7 +67,7 @@ def test_a_head_learns_the_same_of_kept_maps(digits: Data, tmp_path: Path) -> No
         assert np.abs(one - other).max() < 1e-5  # The backbone's are equal, the head's but for rounding.
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_other_sizes_are_measured_the_same_from_kept_maps(digits: Data, tmp_path: Path) -> None:
     model = _model()
     kept = fitting_of(model, FROZEN, TRAINING, digits, "code", tmp_path).features

@@ -100,7 +100,7 @@ def test_an_interrupted_training_ends_like_an_undisturbed_one(stop_after: int, d
     assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), again.get_weights(), strict=True))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_best_epoch_may_be_one_of_the_first_stage(digits: Data, tmp_path: Path) -> None:
     # A rate at which the second stage unlearns.
     training = dataclasses.replace(

@@ -297,7 +297,7 @@ def test_a_model_for_any_size_trains_at_several(digits: Data) -> None:
     [
         (KeepWeights.best, 0.0, {}),  # Saved after each epoch.
         pytest.param(KeepWeights.last, 1e9, {}, marks=pytest.mark.slow),  # Saved when it is interrupted.
-        (KeepWeights.best, 0.0, EVERYTHING),
+        pytest.param(KeepWeights.best, 0.0, EVERYTHING, marks=pytest.mark.slow),
         pytest.param(KeepWeights.last, 0.0, {**EVERYTHING, "optimizer": Optimizer.sgd}, marks=pytest.mark.slow),
     ],
     ids=["best", "last", "recipe", "recipe-sgd"],
