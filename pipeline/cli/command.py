@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import os
 import signal
 import sys
@@ -18,13 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipeline.cli.arguments import checked_arguments
-from pipeline.cli.ending import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_UNREAD, Ending, ending_of
+from pipeline.cli.ending import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_UNREAD, ending_of
 from pipeline.cli.failures import Failure, note_failure
-from pipeline.cli.session import EXIT_MISTAKE, SESSION, command_line, sweep_name
+from pipeline.cli.session import SESSION, command_line, sweep_name
 from pipeline.cli.terminal import output_is_unread
 from pipeline.cli.workers import Home, lost_worker
 from pipeline.common.files import is_disk_full
 from pipeline.config import CONFIG_DIR, absolute
+from pipeline.config.search import NothingFoundError
 
 log = logging.getLogger("pipeline")
 
@@ -90,13 +90,11 @@ def _run_in_hydra(name: str, task: Callable[[DictConfig], Any]) -> None:
     sys.argv[1:] = checked_arguments(sys.argv[1:])
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=name)(composed_task)()
-    except ValueError as error:  # Optuna's, where none of a search's runs has a result.
-        if SESSION.sweep_dir is None or "No trials are completed yet" not in str(error):
-            raise
+    except NothingFoundError:
+        assert SESSION.sweep_dir is not None
         SESSION.tell_failures(SESSION.sweep_dir, 0)
-        if not SESSION.failures_at_end:
-            rule = "No run has a validation accuracy for a search to go by. Use dataset.validation_fraction=0.1."
-            Ending(rule, EXIT_MISTAKE).leave()
+        if not SESSION.failures_at_end:  # Which say why.
+            raise
     if SESSION.failure is not None:
         raise SESSION.failure
 
@@ -132,8 +130,7 @@ def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], f
         if sweep_name() is None:
             return task(config)
         try:
-            result = task(config)
-            return None if math.isnan(result) else result  # Optuna stops at NaN, but not at None.
+            return task(config)
         except Exception as error:
             _end_if_unread()
             ending = ending_of(error, composed=True, output_path=absolute(config.output_dir))

@@ -16,7 +16,6 @@ from pipeline.config import GROUPS, unknown_key
 EXTRAS = {
     "hydra/launcher/ray": ("launch=ray", "hydra-ray-launcher", "ray"),
     "hydra/launcher/submitit_slurm": ("launch=slurm", "hydra-submitit-launcher", "slurm"),
-    "hydra/sweeper/optuna": ("hydra/sweeper=search", "hydra-optuna-sweeper", "optuna"),
 }
 """By the option of Hydra that an optional package brings: what is typed, the package, the extra that installs it."""
 

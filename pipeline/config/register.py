@@ -11,6 +11,7 @@ from pipeline.config.launch import cores
 from pipeline.config.paths import PROJECT_ROOT, absolute
 from pipeline.config.safe_files import ExperimentFiles, refuse_paths_that_lead_out
 from pipeline.config.schema import CompareConfig, Config, ConvertConfig, DashboardConfig, ProbeConfig, SyncConfig
+from pipeline.config.search import Search
 from pipeline.data.settings import Dataset, ImageFolder
 from pipeline.heads import HEADS
 from pipeline.models.backbones import BACKBONES
@@ -38,6 +39,8 @@ def register() -> None:
     # It need not, since what it loads from the store is a copy anyway.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     Plugins.instance().register(ExperimentFiles)
+    # Hydra makes plugins of no other package.
+    Plugins.instance().class_name_to_class["hydra_plugins.fcn_heads.Search"] = Search
     refuse_paths_that_lead_out()
     OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
     # A worker finds what the launching process has resolved, whatever its own working directory is.

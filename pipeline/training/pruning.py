@@ -1,8 +1,8 @@
 """Which trainings of a search end early: those behind the median of the trainings before them.
 
 The rule is that of Optuna's `MedianPruner`, after the median stopping rule of Golovin et al., "Google Vizier", KDD
-2017. It is kept here because Hydra's sweepers hand their trials to the program as settings alone, so that no pruner of
-theirs ever hears of an epoch.
+2017. It is kept here because a sweeper hands its trials to the program as settings alone, often in another process, so
+that no pruner of Optuna ever hears of an epoch; the records of all runs are within reach.
 """
 
 from __future__ import annotations

@@ -77,9 +77,6 @@ def test_every_command_line_composes(command: str, arguments: str) -> None:
     for name, plugin in PLUGINS.items():
         if name.replace("/", "=") in typed and find_spec(f"hydra_plugins.{plugin}") is None:
             pytest.skip(f"needs the package of {name}")
-    if "hydra/sweeper=search" in typed:
-        typed.remove("hydra/sweeper=search")
-        typed = [word for word in typed if not word.startswith("hydra.sweeper.")]
     if command == "sync" and not any(word.startswith("tracking.uri=") for word in typed):
         typed.append("tracking.uri=http://127.0.0.1:5000")
     if command == "compare" and not any(word.startswith(("study=", "snapshot=")) for word in typed):
