@@ -49,7 +49,12 @@ def test_it_goes_where_the_numbers_are_large(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_the_same_command_asks_for_the_same_settings(tmp_path: Path) -> None:
-    space = ["b=choice(x,y)", "c=tag(log, int(interval(1, 1000)))", "d=tag(log, interval(0.001, 0.1))", "e=range(2,9,3)"]
+    space = [
+        "b=choice(x,y)",
+        "c=tag(log, int(interval(1, 1000)))",
+        "d=tag(log, interval(0.001, 0.1))",
+        "e=range(2,9,3)",
+    ]
     shorter, longer = (
         _search(tmp_path, space, lambda settings: float(settings["a"]), trials=trials) for trials in (3, 6)
     )
