@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -40,6 +40,15 @@ def plan_table(planned: Sequence[PlannedSize]) -> Table:
     )
 
 
+def off_stride_text(moved: Mapping[int, int]) -> str:
+    """What to do about heights in pixels at which the strides stop elsewhere than in training."""
+    changes = ", ".join(f"{height} to {nearest}" for height, nearest in moved.items())
+    return (
+        "The strides divide these heights with another remainder than those of training, so that the network looks at "
+        f"other places; to resize the images by a pixel or two may help: {changes} px."
+    )
+
+
 @command("plan")
 def main(composed: DictConfig) -> None:
     """Composes, checks and prints one plan."""
@@ -54,11 +63,14 @@ def main(composed: DictConfig) -> None:
     plan = SizePlan(backbone, config.head, facts)
     plan.check_training(config.training.sizes)
     console().print(f"{plan.backbone_in_words}.", soft_wrap=True)
-    table = plan_table(plan.sizes(config.size_probe))
+    planned = plan.sizes(config.size_probe)
+    table = plan_table(planned)
     trained = f"trained on {facts.name} at {facts.trained_size} px"
     title = f"{config.head.name} on {config.backbone.name}, {trained}"
     terminal = console()
     terminal.print(for_terminal(table, title, terminal.width))
+    if moved := plan.off_stride(planned, config.training.sizes):
+        terminal.print(off_stride_text(moved), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,31 @@ class SizePlan:
         """What will happen at each probed size; for what is raised see `at`."""
         return [self.at(size) for size in probe.image_sizes(self.facts.image_size)]
 
+    def off_stride(self, planned: Sequence[PlannedSize], heights: Sequence[int] | None) -> dict[int, int]:
+        """Heights in pixels at which the network looks at other places than in training, and the nearest of the others.
+
+        Where strides leave a remainder, padding of the kind "same" moves the places that they stop at. What is learned
+        at sizes of one remainder is worse at sizes of another (Alsallakh et al., "Mind the Pool: Convolutional Neural
+        Networks Can Overfit Input Size", 2022).
+
+        Args:
+            planned: The sizes in question; those that are refused are left out.
+            heights: At which the model is trained; None is the training size.
+        """
+        native = self.facts.image_size
+        field = self.geometry.receptive_field
+        stride = field.stride[0] if field else 1.0
+        if self.facts.natural or not stride.is_integer():
+            return {}
+        remainders = {height % int(stride) for height in heights or [native[0]]}
+        asked = [plan.size[0] for plan in planned if plan.verdict is not Verdict.REFUSES]
+
+        def nearest(height: int) -> int:
+            around = range(height - int(stride), height + int(stride) + 1)
+            return min((at for at in around if at % stride in remainders), key=lambda at: abs(at - height))
+
+        return {height: nearest(height) for height in asked if height % stride not in remainders}
+
     def check_training(self, heights: Sequence[int] | None) -> None:
         """Raises `ConfigError` unless the model can be trained at each height in pixels; None is the training size."""
         native = self.facts.image_size

@@ -46,6 +46,19 @@ def test_sizes_follow_scales_or_heights_and_hold_the_native_one() -> None:
     assert SizeProbe(sizes=[48, 16]).image_sizes((32, 64)) == [(16, 32), (32, 64), (48, 96)]
 
 
+@pytest.mark.long
+def test_sizes_are_told_at_which_the_strides_stop_elsewhere_than_in_training() -> None:
+    plan = SizePlan(SmallFcn(), GlobalAveragePool(), FASHION)
+    sizes = plan.sizes(EIGHT_SIZES)
+    # 2·2 divides all of these but 26, which lies as near to 24 as to 28.
+    assert plan.off_stride(sizes, None) == {26: 24}
+    assert plan.off_stride(sizes, [28, 30]) == {}  # Remainders 0 and 2.
+    assert plan.off_stride(sizes, [29]) == {12: 13, 20: 21, 26: 25, 28: 29, 32: 33, 40: 41, 52: 53, 56: 57}
+    assert SizePlan(SmallFcn(strides=[1, 1, 1, 1]), GlobalAveragePool(), FASHION).off_stride(sizes, None) == {}
+    whole = SizePlan(SmallFcn(), FlattenDense(), FASHION)
+    assert whole.off_stride(whole.sizes(EIGHT_SIZES), None) == {26: 24}  # The others are refused.
+
+
 def test_canvas_keeps_the_scale_and_every_pixel() -> None:
     images = np.random.default_rng(0).integers(1, 256, (50, 4, 6, 3), np.uint8)
     laid = lay_on_canvas(images, (7, 8), *canvas_places(50, (4, 6), (7, 8), seed=1))

@@ -99,6 +99,8 @@ def test_plan_prints_the_verdicts_and_writes_nothing(tmp_path: Path) -> None:
     rows = [row for row in rows if row[0]]  # not the second lines of long reasons
     assert rows[-1][:4] == ["56×56", "14×14", "2×2", "refuses"]
     assert ["35×35", "9×9", "1×1", "crops", "60%", "89%"] in rows  # 49 / 81 and (33 / 35)²
+    # 28 is a multiple of 4, the product of the strides. 14 to 24 px and 56 px are refused.
+    assert result.stdout.rstrip().endswith("by a pixel or two may help: 35 to 36, 42 to 40, 49 to 48 px.")
     assert list(tmp_path.iterdir()) == []
 
 
