@@ -16,10 +16,10 @@ from tests.program.servers import free_port
 
 
 @contextmanager
-def dashboard(directory: Path) -> Iterator[tuple[str, str]]:
-    """`python -m pipeline.dashboard` in a directory: where it says that it is, and all that it says."""
+def dashboard(output_path: Path) -> Iterator[tuple[str, str]]:
+    """`python -m pipeline.dashboard` of an `output_dir`: where it says that it is, and all that it says."""
     port = free_port()
-    process = start_program("pipeline.dashboard", f"port={port}", cwd=directory)
+    process = start_program("pipeline.dashboard", f"port={port}", f"output_dir={output_path}", cwd=output_path)
     try:
         printed = read_until(process, "Ctrl-C stops it")
         yield f"http://127.0.0.1:{port}", printed
@@ -28,14 +28,18 @@ def dashboard(directory: Path) -> Iterator[tuple[str, str]]:
     assert process.wait(timeout=HANG_SECONDS) == 143
 
 
-def screenshot(page: Page, request: pytest.FixtureRequest, address: str, name: str) -> None:
-    """Keeps what a person sees without a click, in a fresh profile, if pytest was called with --screenshots."""
+def screenshot(page: Page, request: pytest.FixtureRequest, address: str, name: str, shows: str = "body") -> None:
+    """Keeps what a person sees without a click, in a fresh profile, if pytest was called with --screenshots.
+
+    Before that, it waits for a selector of what the page `shows`.
+    """
     directory = request.config.getoption("screenshots")
     if directory is None:
         return
     page.set_viewport_size({"width": 1280, "height": 800})
     page.goto("about:blank")
     page.goto(address)
+    page.wait_for_selector(shows)
     page.wait_for_timeout(8000)  # MLflow polls: its network is never idle.
     _keep(page.screenshot(), Path(directory) / f"{name}.webp", width=1000)
 
@@ -45,8 +49,11 @@ def report_screenshots(page: Page, request: pytest.FixtureRequest, report: Path,
     directory = request.config.getoption("screenshots")
     if directory is None:
         return
+    page.emulate_media(media="screen")
     screenshot(page, request, report.as_uri(), name)
+    page.emulate_media(media="print")
     page.pdf(path=Path(directory) / f"{name}.pdf", format="A4", prefer_css_page_size=True)
+    page.emulate_media(media="screen")
     page.set_viewport_size({"width": 390, "height": 844})
     _keep(page.screenshot(full_page=True), Path(directory) / f"{name}_phone.webp", width=390)
 

@@ -69,7 +69,7 @@ def runs(study: Path) -> dict[str, Run]:
 @pytest.fixture(scope="module")
 def address(study: Path) -> Iterator[str]:
     """Where `python -m pipeline.dashboard` says that it is."""
-    with dashboard(study) as (address, printed):
+    with dashboard(study / "outputs") as (address, printed):
         # The link that the study printed, but for the port that this server has.
         assert re.sub("^http://[^/]+", address, _printed_link(study)) in printed
         yield address

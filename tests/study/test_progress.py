@@ -54,7 +54,7 @@ def test_time_is_told_in_words() -> None:
 def test_a_run_that_has_ended_gets_a_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.INFO, logger="pipeline")
     monkeypatch.setattr(told, "runs_of_sweep", lambda sweep: pd.DataFrame(THREE))
-    monkeypatch.setattr(told.time, "time", lambda: CALLED + 200)
+    monkeypatch.setattr("pipeline.study.progress.time.time", lambda: CALLED + 200)
     tell_progress("id of pool seed 2", "now")
     tell_progress("of another machine", "now")
     assert caplog.messages == ["run 3 of 9 · pool seed 2 · test accuracy 0.9072 · about 6 min left"]
