@@ -288,12 +288,7 @@ class _Standing:
     """
 
     def __init__(
-        self,
-        client: MlflowClient,
-        members: Sequence[Mapping[str, Any]],
-        sweep: str,
-        now: float,
-        compared: bool,
+        self, client: MlflowClient, members: Sequence[Mapping[str, Any]], sweep: str, now: float, compared: bool
     ) -> None:
         progress = Progress.of(members, sweep, now)
         self.asked, self.ended, self.seconds_left = progress.asked, progress.ended, progress.seconds_left
