@@ -66,6 +66,7 @@ def train(
     planned = plan.sizes(probe)
     plan.check_training(training.sizes)
     open_store(config.tracking.recorded, config.output_path)
+    log.info("%s on %s, %s, seed %d", head.name, facts.name, backbone.name, config.seed)
     data = source.load(config.dataset, config.seed, config.output_path / "cache")
     plan.check_smallest(data)
     identity = identify(config, data, plan, sweep, sweep_runs)
@@ -73,7 +74,6 @@ def train(
         return _train_as_worker(config, backbone, data, identity, strategy)
 
     with exclusive(config.output_path, identity.key) as state:
-        log.info("%s on %s, %s, seed %d", head.name, facts.name, backbone.name, config.seed)
         if (earlier := finished_run(identity) or finished_by_peer(identity)) is not None:
             log.info("  done before, as run %s; rerun=true trains it again", earlier.run_id)
             if config.tracking.register_as:

@@ -19,6 +19,7 @@ def main(composed: DictConfig) -> float:
     from pipeline.run import train
     from pipeline.study.gather import gathered
     from pipeline.study.links import show_run
+    from pipeline.study.progress import tell_progress
     from pipeline.tracking.queries import one_run
     from pipeline.tracking.store import open_store
 
@@ -27,7 +28,9 @@ def main(composed: DictConfig) -> float:
         open_store(config.tracking, config.output_path)
     yaml = OmegaConf.to_yaml(composed, resolve=True)
     trained = train(config, yaml, sweep, command_line(), SESSION.image_sizes_vary(), sweep_size())
-    if sweep is None and trained.run_id:
+    if sweep is not None and trained.run_id:
+        tell_progress(trained.run_id, sweep)
+    elif trained.run_id:
         tracking, copies = gathered(one_run(trained.run_id), config.tracking, config.output_path)
         show_run(copies.get(trained.run_id, trained.run_id), tracking, config.output_path)
     return trained.validation_accuracy

@@ -50,7 +50,7 @@ def typed(*overrides: str) -> Config:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", help="directory for the pictures that tests/program/test_browser.py takes")
+    parser.addoption("--screenshots", help="directory for the pictures that test_browser.py and test_pictures.py take")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

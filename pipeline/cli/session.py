@@ -104,6 +104,35 @@ def command_line() -> str:
     return shlex.join(["python", "-m", "pipeline.train", *overrides])
 
 
+ELSEWHERE = ("tracking", "output_dir", "launch", "dataset.data_dir", "rerun")
+"""Settings and groups, or beginnings of their names, that say where a sweep is computed and kept, not what it is."""
+FILES = ("dataset.path", "backbone.path", "backbone.weights")
+"""Settings that name files of the user's."""
+FOLDERS = re.compile(r"""[^,'"\[\]]*/(?=[^,'"\[\]])""")
+"""Before the name of a file, also in a list or in quotes."""
+
+
+def sweep_command(config: DictConfig) -> str:
+    """What to type to repeat a whole sweep on another machine: without where results go, or files' folders.
+
+    Args:
+        config: That of Hydra's callbacks.
+    """
+    overrides = config.hydra.overrides
+    typed = [text for text in overrides.hydra if text.startswith(("hydra/sweeper", "hydra.sweeper"))]
+    typed += [text for text in overrides.task if not text.lstrip("+~").startswith(ELSEWHERE)]
+    has_study = config.hydra.runtime.choices.get("study") not in (None, "null")
+    flag = [] if has_study else ["--multirun"]  # A study's file says itself that it is one.
+    return shlex.join(["python", "-m", "pipeline.train", *flag, *map(_without_folders, typed)])
+
+
+def _without_folders(override: str) -> str:
+    key, _, value = override.partition("=")
+    if key.lstrip("+") not in FILES or ":/" in value:
+        return override
+    return f"{key}={FOLDERS.sub('', value)}"
+
+
 def sweep_name() -> str | None:
     """Name of the running sweep, the same for all of its runs and for no other; None outside of one."""
     hydra_config = HydraConfig.get()

@@ -16,12 +16,14 @@ def import_tensorflow() -> None:
     """Imports TensorFlow and Keras without their notes on standard error, in the form that this program is made for.
 
     They write some of these before any of their settings is read, so the file descriptor itself is turned aside;
-    if the import fails, what was written is shown.
+    if the import fails, what was written is shown. A terminal is told at once what it waits for.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["KERAS_BACKEND"] = "tensorflow"  # Whatever another project of the user needs.
     if "tensorflow" in sys.modules:
         return
+    if sys.stdout.isatty():
+        console().print("Loading TensorFlow …")
     with turned_aside(shown_on_error=True):
         import keras
         import tensorflow as tf

@@ -37,6 +37,8 @@ class Tag(Recorded):
     SPLIT = "pairing.split"
     BATCHES = "pairing.batches"
     INITIAL_BACKBONE = "pairing.backbone"
+    COMMAND = "command"
+    """In a table of runs of one sweep: what was typed; see `SWEEP_COMMAND`."""
     MODEL_DIGEST = "model_digest"
     """Digest of the weights of its recorded model."""
     PRUNED = "pruned"
@@ -147,6 +149,10 @@ PAIRING_TAGS = (Tag.SPLIT, Tag.BATCHES, Tag.INITIAL_BACKBONE)
 """In which two runs must agree for their difference to be that of their arms."""
 ANSWERS = "answers."
 """Before the name of a condition: the column of what a run got right under it."""
+CALIBRATION = "calibration."
+"""Before the name of a condition: the column of a run's expected calibration error under it, as it is."""
+LABELS = "labels"
+"""The column of the classes of a run's test images; runs of before have none."""
 RECALL = "recall."
 """Before the name of a class: the column of a run's recall of it."""
 INDIFFERENT = (
@@ -161,11 +167,18 @@ SWEEP = "sweep."
 """With the name of a sweep behind: tag of each run that belongs to it, trained by it or before."""
 SWEEP_RUNS = "sweep_runs."
 """With the name of a sweep behind: tag of each run that it trained, of how many runs it asked for in all."""
+SWEEP_COMMAND = "sweep_command."
+"""With the name of a sweep behind: tag of each run that it compared, of what was typed; older runs have none."""
 
 
 def size_accuracy(mode: Mode, way: str = "") -> str:
     """The metric of accuracy by height in pixels, of the model as it is or run in a way."""
     return f"size/{way}/{mode.value}/accuracy" if way else f"size/{mode.value}/accuracy"
+
+
+def size_calibration(mode: Mode) -> str:
+    """The metric of the expected calibration error by height in pixels, of the model as it is; older runs have none."""
+    return f"size/{mode.value}/calibration_error"
 
 
 def ways_in(columns: list[str]) -> list[str]:

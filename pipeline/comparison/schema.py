@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,10 @@ import pandas as pd
 
 from pipeline.common.condition import TEST, Condition
 from pipeline.common.errors import excerpt, printable
-from pipeline.common.names import ANSWERS, PAIRING_TAGS, RECALL, Metric, Param, Tag, size_of_tag
+from pipeline.common.names import ANSWERS, CALIBRATION, LABELS, PAIRING_TAGS, RECALL, Metric, Param, Tag, size_of_tag
 from pipeline.common.settings import is_short, is_side
 from pipeline.common.size import recorded_size
-from pipeline.comparison.answers import unpack
+from pipeline.comparison.answers import unpack, unpack_labels
 from pipeline.comparison.arms import split_into_arms
 from pipeline.comparison.params import param_value
 from pipeline.comparison.settings import About
@@ -27,6 +28,7 @@ from pipeline.heads.verdict import Verdict
 MAX_RUNS = 10_000
 MAX_TEXT = 8000
 """Characters of a recorded text: MLflow's own limit."""
+COMMAND = "python -m pipeline.train"
 SHARES = (
     *(Metric.TEST_ACCURACY, Metric.TEST_BALANCED_ACCURACY, Metric.TEST_TOP_5_ACCURACY),
     Metric.TEST_CALIBRATION_ERROR,
@@ -92,6 +94,13 @@ def _are_answers(value: Any) -> bool:
         return False
 
 
+def _are_labels(value: Any) -> bool:
+    try:
+        return isinstance(value, bytes) and all(map(_is_name, unpack_labels(value)[1]))
+    except ValueError:
+        return False
+
+
 def _are_heights(value: Any) -> bool:
     sizes = param_value(value) if _is_text(value) else None
     return sizes == "None" or (isinstance(sizes, list) and all(type(size) is int and is_side(size) for size in sizes))
@@ -105,6 +114,16 @@ def _are_pairs(value: Any) -> bool:
     )
 
 
+def _is_command(value: Any) -> bool:
+    """Whether a shell takes a text for a call of this program and for nothing else: people will copy it."""
+    if not _is_text(value) or printable(value) != value or not value.startswith(f"{COMMAND} "):
+        return False
+    try:
+        return shlex.join(shlex.split(value)) == value
+    except ValueError:
+        return False
+
+
 RULES = (
     Rule("start_time", lambda value: isinstance(value, pd.Timestamp), "a time"),
     Rule(re.escape(Param.SEED.column), _reads("[0-9]{1,10}"), "a whole number as text"),
@@ -114,10 +133,16 @@ RULES = (
     Rule(re.escape(Param.ASKS_PRIMARY.column), _are_pairs, "None or a list of pairs of arms"),
     Rule(r"run_id|tags\.(head|backbone|dataset|study)|params\.arm", _is_name, "a name"),
     Rule(re.escape(Tag.COLOR.column), _reads("#[0-9a-fA-F]{6}"), "a color such as #0072B2"),
+    Rule(re.escape(Tag.COMMAND.column), _is_command, f"a call of {COMMAND}"),
     Rule(r"tags\.size\..*", _reads("|".join(Verdict)), f"one of {', '.join(Verdict)}"),
-    Rule("|".join((*_escaped(SHARES), rf"{re.escape(RECALL)}.*")), _is_within(0, 1), "a number from 0 to 1"),
+    Rule(
+        "|".join((*_escaped(SHARES), rf"{re.escape(RECALL)}.*", rf"{re.escape(CALIBRATION)}.*")),
+        _is_within(0, 1),
+        "a number from 0 to 1",
+    ),
     Rule("|".join(_escaped(COSTS)), _is_within(0, 1e18), "a number from 0 to 10¹⁸"),
     Rule(r"metrics\..*", _is_within(-math.inf, math.inf), "a number"),
+    Rule(LABELS, _are_labels, "the classes of test images"),
     Rule(rf"{re.escape(ANSWERS)}.*", _are_answers, "a bit for each of two test images or more"),
     Rule(r"params\..*|tags\..*|status|experiment_id", _is_text, f"text of at most {MAX_TEXT:,} characters"),
 )
@@ -137,7 +162,7 @@ def rule_of(column: Any) -> Rule | None:
 
 def is_numeric(column: str) -> bool:
     """Whether a column of a snapshot holds numbers."""
-    return column.startswith(("metrics.", RECALL))
+    return column.startswith(("metrics.", RECALL, CALIBRATION))
 
 
 def faults(runs: pd.DataFrame) -> Iterator[str]:

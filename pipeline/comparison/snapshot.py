@@ -9,15 +9,15 @@ import pyarrow.parquet
 
 from pipeline.common.errors import ConfigError, excerpt, first_line
 from pipeline.common.files import atomic_write
-from pipeline.common.names import ANSWERS, RECALL, Tag
+from pipeline.common.names import ANSWERS, CALIBRATION, LABELS, RECALL, Tag
 from pipeline.comparison.schema import MAX_RUNS, faults, is_numeric, rule_of
 
-KEPT = ("params.", "metrics.", ANSWERS, RECALL, "tags.pairing.", "tags.size.")
+KEPT = ("params.", "metrics.", ANSWERS, RECALL, CALIBRATION, "tags.pairing.", "tags.size.")
 """Beginnings of the columns that are kept, beside `NAMED`."""
 NAMED = (
     *("run_id", "experiment_id", "status", "start_time"),
     *(tag.column for tag in (Tag.HEAD, Tag.BACKBONE, Tag.DATASET, Tag.STUDY, Tag.FUNCTION, Tag.PRUNED, Tag.COLOR)),
-    Tag.MADE_WITH.column,
+    *(Tag.MADE_WITH.column, Tag.COMMAND.column, LABELS),
 )
 MAX_BYTES = 2**30
 """Of a snapshot that is read."""

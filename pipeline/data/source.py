@@ -174,6 +174,7 @@ def _prepared_builder(dataset: Dataset) -> tfds.core.DatasetBuilder:
         with FileLock(data_dir / f"{dataset.name.replace('/', '-')}.lock"):
             find_builder.cache_clear()  # Another process may have prepared it meanwhile.
             builder = _builder(dataset)
+            log.info("  preparing %s, once: this can take some minutes", dataset.name)
             builder.download_and_prepare()
     except Exception as error:  # TFDS and its downloaders raise almost anything.
         if is_disk_full(error):

@@ -102,10 +102,18 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
     Σₘ |Bₘ| / N · |accuracy(Bₘ) − confidence(Bₘ)| over `CALIBRATION_BINS` bins of equal width of the probability,
     ((m − 1) / M, m / M] (Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3).
     """
-    confidence = np.exp(_log_probabilities(logits).max(axis=1))
-    right = logits.argmax(axis=1) == labels
+    return calibration_error(confidences(logits), logits.argmax(axis=1) == labels)
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """The same from the probabilities of the predicted classes, (N,), and whether each is right, bool (N,)."""
     bins = np.ceil(confidence * CALIBRATION_BINS).astype(int)
-    return float(np.abs(np.bincount(bins, weights=right - confidence)).sum() / len(labels))
+    return float(np.abs(np.bincount(bins, weights=right - confidence)).sum() / len(right))
+
+
+def confidences(logits: np.ndarray) -> np.ndarray:
+    """Probability of the predicted class, (N,), from logits (N, K)."""
+    return np.asarray(np.exp(_log_probabilities(logits).max(axis=1)))
 
 
 def _log_probabilities(logits: np.ndarray) -> np.ndarray:

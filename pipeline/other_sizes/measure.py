@@ -24,6 +24,7 @@ from pipeline.models.backbones.base import ImageSizeError
 from pipeline.models.class_activation import class_activations
 from pipeline.models.features import FeatureMaps
 from pipeline.models.predict import compiled
+from pipeline.models.scores import calibration_error, confidences
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.made_maps import MadeMaps
 from pipeline.other_sizes.parts import NotRecognizedError, Parts
@@ -41,6 +42,9 @@ log = logging.getLogger("pipeline")
 ByMode: TypeAlias = Mapping[Mode, Callable[[np.ndarray], tf.Tensor]]
 """The logits of feature maps of images that were made in each mode."""
 
+Predicted: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""The class of each image, int (N,), and the model's probability of it, (N,)."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -49,19 +53,30 @@ class Predictions:
     Attributes:
         classes: The class of each test image, (N,), by the mode in which the images were made; none if it is refused.
         accuracies: Top-1 accuracy likewise.
+        calibration_errors: Likewise, see `models.scores.expected_calibration_error`.
     """
 
     classes: Mapping[Mode, np.ndarray] = field(default_factory=dict)
     accuracies: Mapping[Mode, float] = field(default_factory=dict)
+    calibration_errors: Mapping[Mode, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, classes: Mapping[Mode, np.ndarray], labels: np.ndarray) -> Predictions:
-        """The predictions with their accuracies against labels (N,)."""
-        return cls(classes, {mode: float(np.mean(predicted == labels)) for mode, predicted in classes.items()})
+    def of(cls, predicted: Mapping[Mode, Predicted], labels: np.ndarray) -> Predictions:
+        """The predictions with what they are worth against labels (N,)."""
+        right = {mode: classes == labels for mode, (classes, _) in predicted.items()}
+        return cls(
+            {mode: classes for mode, (classes, _) in predicted.items()},
+            {mode: float(np.mean(right[mode])) for mode in predicted},
+            {mode: calibration_error(confidence, right[mode]) for mode, (_, confidence) in predicted.items()},
+        )
 
     def accuracy(self, mode: Mode) -> float:
         """Top-1 accuracy; NaN if the size is refused."""
         return self.accuracies.get(mode, math.nan)
+
+    def calibration_error(self, mode: Mode) -> float:
+        """Expected calibration error; NaN if the size is refused."""
+        return self.calibration_errors.get(mode, math.nan)
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,7 @@ class _Measurement:
         self._maps = MadeMaps(data.test_split, shown, plan, probe, features)
         self._backbone, self._head = model.get_layer("backbone"), model.get_layer("head")
         self._labels = test_labels[: probe.max_images]
-        self._native_classes = test_logits.argmax(axis=1)[: probe.max_images]
+        self._native = _predicted(test_logits[: probe.max_images])
         self._activations = class_activations(self._head)
         # What makes a feature map of images: the backbone, or a way that changes the images for it.
         self._extractors = {AS_IS: compiled(self._backbone)}
@@ -220,7 +235,7 @@ class _Measurement:
             pointing = self._pointing(rebuilt, size)
         refitted = self._refitted.at(size) if self._refitted else {}
         if size == facts.image_size and not facts.natural:
-            same = Predictions.of(dict.fromkeys(Mode, self._native_classes), self._labels)
+            same = Predictions.of(dict.fromkeys(Mode, self._native), self._labels)
             predictions = dict.fromkeys([AS_IS, *self.ways], same) | self._predict(refitted, size, on_images=False)
         else:
             predictions = self._predict(heads | refitted, size, pointing=pointing)
@@ -273,7 +288,7 @@ class _Measurement:
             behind[AS_IS] = dict(heads)  # All of them share one pass through the backbone.
         if not behind:
             return {}
-        predicted: dict[str, dict[Mode, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
+        predicted: dict[str, dict[Mode, list[Predicted]]] = defaultdict(lambda: defaultdict(list))
         extractors = {name: self._extractors[name] for name in behind}
         for extractor, mode, feature_map in self._maps.of(extractors, size):
             if pointing is not None and (extractor, mode) == (AS_IS, Mode.CANVAS):
@@ -284,14 +299,22 @@ class _Measurement:
                     raise ContractError(
                         f"{name or 'the model'} answers {size_text(size)} px images with logits that are not finite"
                     )
-                predicted[name][mode].append(logits.argmax(axis=1))
+                predicted[name][mode].append(_predicted(logits))
         back = np.argsort(self._maps.order)
         return {
-            name: Predictions.of(
-                {mode: np.concatenate(batches)[back] for mode, batches in by_mode.items()}, self._labels
-            )
+            name: Predictions.of({mode: _joined(batches, back) for mode, batches in by_mode.items()}, self._labels)
             for name, by_mode in predicted.items()
         }
+
+
+def _predicted(logits: np.ndarray) -> Predicted:
+    return logits.argmax(axis=1), confidences(logits)
+
+
+def _joined(batches: Sequence[Predicted], order: np.ndarray) -> Predicted:
+    """What was predicted for all images, batch by batch, in an order, (N,)."""
+    classes, confidence = (np.concatenate(parts)[order] for parts in zip(*batches, strict=True))
+    return classes, confidence
 
 
 def rebuild(head: Head, trained: keras.Model, map_shape: tuple[int, int, int], native: Size) -> keras.Model:

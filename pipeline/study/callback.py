@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from pipeline.cli.ending import Ending
 from pipeline.cli.messages import explain
-from pipeline.cli.session import EXIT_MISTAKE, SESSION, sweep_name_of
+from pipeline.cli.session import EXIT_MISTAKE, SESSION, sweep_command, sweep_name_of
 from pipeline.cli.workers import ENDS_ITS_WORKERS
 from pipeline.common.errors import UserError
 from pipeline.comparison.settings import Asks, Statistics
@@ -51,13 +51,14 @@ def _conclude(config: DictConfig) -> int:
     """Returns how many runs there are to compare."""
     from pipeline.study.conclude import conclude, finished
     from pipeline.study.gather import gathered
-    from pipeline.tracking.queries import runs_of_sweep
+    from pipeline.tracking.queries import record_command, runs_of_sweep
     from pipeline.tracking.store import open_store
 
     statistics = Statistics(**{key: config.statistics[key] for key in config.statistics})
     tracking, output_path = _tracking(config), absolute(config.output_dir)
     open_store(tracking.recorded, output_path)
     sweep = sweep_name_of(config.hydra.sweep.dir)
+    record_command(runs_of_sweep(sweep), sweep, sweep_command(config))
     runs = runs_of_sweep(sweep)
     tracking, _ = gathered(runs, tracking, output_path)
     if tracking.is_server:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,10 +16,11 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 
-from pipeline.common.names import QUESTION, SWEEP, SWEEP_RUNS, File, Metric, Param, Tag, sweep_tag
+from pipeline.common.names import QUESTION, SWEEP, File, Metric, Param, Tag, sweep_tag
 from pipeline.common.settings import is_plain_name
 from pipeline.comparison.arms import common_value, split_into_arms
 from pipeline.comparison.report.markdown import answer_of
+from pipeline.tracking.progress import Progress, call_time, recorded_number
 from pipeline.tracking.publish import MEAN, STUDY_KEY, SWEEP_KEY, View
 from pipeline.tracking.queries import sweep_filter
 from pipeline.tracking.views import VIEW_TAG, view_names
@@ -182,7 +182,7 @@ class Store:
         for experiment_id, sweep in candidates:
             members = self._members(experiment_id, sweep)
             if members:
-                found.append((experiment_id, sweep, members, _since(members, sweep)))
+                found.append((experiment_id, sweep, members, call_time(members, sweep)))
         found.sort(key=lambda call: call[3], reverse=True)
         everywhere: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for _, sweep, members, _ in found:
@@ -250,7 +250,7 @@ class Store:
         table = pd.DataFrame(members)
         study = common_value(table, Tag.STUDY.column)
         file = self._report_file(sweep)
-        progress = _Progress(client, everywhere, sweep, since, now, report is not None or file is not None)
+        standing = _Standing(client, everywhere, sweep, now, report is not None or file is not None)
         answer = report.data.tags.get(Tag.DESCRIPTION) if report else None
         if answer is None and file is not None and (text := file.parent / File.REPORT_TEXT).is_file():
             answer = text.read_text()
@@ -267,64 +267,46 @@ class Store:
             has_report_file=file is not None,
             views=[view for view in _views([experiment]) if _shows(experiment, view.key, study, sweep)],
             runs=[_line(row, experiment.name) for row in members],
-            arms=[] if progress.state is State.ENDED else list(_so_far(table[table["status"] == "FINISHED"][::-1])),
-            state=progress.state,
-            asked=progress.asked,
-            ended=progress.ended,
-            epochs=progress.epochs,
-            seconds_left=progress.seconds_left,
+            arms=[] if standing.state is State.ENDED else list(_so_far(table[table["status"] == "FINISHED"][::-1])),
+            state=standing.state,
+            asked=standing.asked,
+            ended=standing.ended,
+            epochs=standing.epochs,
+            seconds_left=standing.seconds_left,
         )
 
 
-class _Progress:
-    """How far a call has come.
+class _Standing:
+    """How far a call has come, and whether it goes on.
 
     Args:
         client: Of the store.
         members: Its runs, in all experiments.
         sweep: Its name.
-        since: When it was called.
         now: The time.
         compared: Whether its report was made.
     """
 
     def __init__(
-        self,
-        client: MlflowClient,
-        members: Sequence[Mapping[str, Any]],
-        sweep: str,
-        since: float,
-        now: float,
-        compared: bool,
+        self, client: MlflowClient, members: Sequence[Mapping[str, Any]], sweep: str, now: float, compared: bool
     ) -> None:
-        statuses = [row["status"] for row in members]
-        sizes = [_number(row.get(f"tags.{sweep_tag(sweep, SWEEP_RUNS)}")) for row in members]
-        known = [int(size) for size in sizes if size >= 1]
-        self.asked = max(known) if known else None
-        self.ended = sum(status in ("FINISHED", "FAILED") for status in statuses)
+        progress = Progress.of(members, sweep, now)
+        self.asked, self.ended, self.seconds_left = progress.asked, progress.ended, progress.seconds_left
         self.epochs: list[tuple[str, int, str]] = []
-        signs, ends, began = [since], [since], []
+        signs = [progress.last_end]
         for row in members:
             if row["status"] == "RUNNING":
                 signs.append(max(row["start_time"].timestamp(), self._newest_epoch(client, row)))
-            elif pd.notna(row["end_time"]) and (end := row["end_time"].timestamp()) > since:
-                ends.append(end)  # Those that ended before it was called are taken over.
-                # A run that goes on keeps the start that it had.
-                began.append(max(row["start_time"].timestamp(), _membership(row, sweep)))
-        pace = (max(ends) - min(began)) / len(began) if began else math.nan
-        quiet = now - max(*signs, *ends) > max(QUIET_SECONDS, 0.0 if math.isnan(pace) else 3 * pace)
+        statuses = {row["status"] for row in members}
+        quiet = now - max(signs) > max(QUIET_SECONDS, 0.0 if math.isnan(progress.pace) else 3 * progress.pace)
         is_whole = self.asked is not None and self.ended >= self.asked
         is_stopped = "KILLED" in statuses and "RUNNING" not in statuses
-        if compared or (is_whole and quiet) or (self.asked is None and not {"RUNNING", "KILLED"} & set(statuses)):
+        if compared or (is_whole and quiet) or (self.asked is None and not {"RUNNING", "KILLED"} & statuses):
             self.state = State.ENDED
         elif is_whole:
             self.state = State.COMPARING
         else:
             self.state = State.STOPPED if quiet or is_stopped else State.RUNNING
-        self.seconds_left = None
-        if self.asked is not None and not math.isnan(pace):
-            # What runs at the same time makes the pace as well.
-            self.seconds_left = max(0.0, (self.asked - self.ended) * pace - (now - max(ends)))
 
     def _newest_epoch(self, client: MlflowClient, row: Mapping[str, Any]) -> float:
         """When a run that is at work was heard of last, in seconds since 1970; 0 if it has done no epoch."""
@@ -353,7 +335,7 @@ def _calls_among(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]
     calls: dict[tuple[str, str], tuple[float, set[str]]] = {}
     for row in rows:
         for name in _given(row):
-            if name.startswith(_SWEEP_COLUMN) and not math.isnan(since := _number(row[name])):
+            if name.startswith(_SWEEP_COLUMN) and not math.isnan(since := recorded_number(row[name])):
                 key = (row["experiment_id"], name.removeprefix(_SWEEP_COLUMN))
                 latest, members = calls.get(key, (0.0, set()))
                 calls[key] = (max(latest, since), members | {row["run_id"]})
@@ -370,23 +352,6 @@ def _without_repeated(found: list[Any]) -> list[Any]:
         if not any(runs <= {row["run_id"] for row in later[2]} for later in kept):
             kept.append(call)
     return kept
-
-
-def _since(members: Sequence[Mapping[str, Any]], sweep: str) -> float:
-    """When a call got hold of its first run."""
-    return min(_membership(row, sweep) for row in members)
-
-
-def _membership(row: Mapping[str, Any], sweep: str) -> float:
-    """When a run came to a call; on a shared server, anybody can write tags, and its start stands in for no time."""
-    since = _number(row.get(f"tags.{sweep_tag(sweep)}"))
-    return float(row["start_time"].timestamp()) if math.isnan(since) else since
-
-
-def _number(value: Any) -> float:
-    """A recorded number; NaN for all else."""
-    is_number = isinstance(value, str) and re.fullmatch(r"\d{1,12}(\.\d{1,6})?", value)
-    return float(value) if is_number else math.nan
 
 
 def _shows(experiment: Experiment, key: str, study: str | None, sweep: str) -> bool:

@@ -12,9 +12,21 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.common.condition import TEST, Condition
-from pipeline.common.names import ANSWERS, RECALL, SWEEP, File, Metric, Tag, sweep_tag
-from pipeline.comparison.answers import pack
+from pipeline.common.condition import TEST, Condition, Mode
+from pipeline.common.names import (
+    ANSWERS,
+    CALIBRATION,
+    LABELS,
+    RECALL,
+    SWEEP,
+    SWEEP_COMMAND,
+    File,
+    Metric,
+    Tag,
+    sweep_tag,
+)
+from pipeline.comparison.answers import pack, pack_labels
+from pipeline.comparison.schema import MAX_TEXT
 
 
 def membership(sweep: str) -> tuple[str, str]:
@@ -37,7 +49,15 @@ def sweep_filter(sweep: str) -> str:
 
 def runs_of_sweep(sweep: str) -> pd.DataFrame:
     """All runs of one call of a study, a row each, as `mlflow.search_runs` gives them, with its name as `sweep`."""
-    return _search(sweep_filter(sweep)).assign(sweep=sweep)
+    return _of_sweep(_search(sweep_filter(sweep)), sweep)
+
+
+def record_command(runs: pd.DataFrame, sweep: str, command: str) -> None:
+    """Records of a sweep's runs, also of those that were trained before it, what was typed to start it."""
+    if len(command) > MAX_TEXT:
+        return  # A part of it would be another one.
+    for run_id in runs.get("run_id", []):
+        mlflow.MlflowClient().set_tag(run_id, sweep_tag(sweep, SWEEP_COMMAND), command)
 
 
 def whole_trainings(sweep: str, dataset: str, epochs: int) -> list[list[float]]:
@@ -75,7 +95,7 @@ def newest_runs(study: str) -> pd.DataFrame:
     found = [runs.iloc[:0].assign(sweep="")]
     for _, calls in since.groupby(runs["experiment_id"]):
         newest = calls.max().idxmax()
-        found.append(runs.loc[calls.index[calls[newest].notna()]].assign(sweep=newest.removeprefix(prefix)))
+        found.append(_of_sweep(runs.loc[calls.index[calls[newest].notna()]], newest.removeprefix(prefix)))
     return pd.concat(found) if len(found) > 1 else found[0]
 
 
@@ -100,6 +120,12 @@ def studies() -> list[str]:
     return sorted(runs[Tag.STUDY.column].unique()) if len(runs) else []
 
 
+def _of_sweep(runs: pd.DataFrame, sweep: str) -> pd.DataFrame:
+    """Runs with the name of their sweep as `sweep`, and what was typed for it, where that is recorded, as a tag."""
+    typed = runs.get(f"tags.{sweep_tag(sweep, SWEEP_COMMAND)}")
+    return runs.assign(sweep=sweep, **({} if typed is None else {Tag.COMMAND.column: typed}))
+
+
 def _search(filter_string: str) -> pd.DataFrame:
     return mlflow.search_runs(
         search_all_experiments=True, filter_string=filter_string, order_by=["attributes.start_time ASC"]
@@ -109,23 +135,36 @@ def _search(filter_string: str) -> pd.DataFrame:
 def with_answers(runs: pd.DataFrame) -> pd.DataFrame:
     """The same table with a column `answers.CONDITION` for each condition, as `comparison.analysis` takes it.
 
-    And one `recall.CLASS` for each class, NaN where there is no test image of it, or where the run is of an earlier
-    version, which did not record recalls.
+    And one `labels` with the classes of the test images, one `recall.CLASS` for each class, NaN where there is no test
+    image of it, and one `calibration.CONDITION` for each size, NaN where it is refused. Of a run of an earlier version,
+    which did not record these, there is none of them.
 
     Args:
         runs: Finished runs, as `mlflow.search_runs` gives them, each with its recorded predictions.
     """
-    answers = pd.DataFrame([_answers(run_id) for run_id in runs["run_id"]], index=runs.index)
     balanced = runs.get(Metric.TEST_BALANCED_ACCURACY.column, pd.Series(index=runs.index, dtype=float))
-    pairs = zip(runs["run_id"], balanced.notna(), strict=True)  # They were recorded together.
-    recalls = pd.DataFrame([_recalls(run_id) if has_recalls else {} for run_id, has_recalls in pairs], index=runs.index)
-    return pd.concat([runs, answers.where(answers.notna(), None), recalls.astype(float)], axis=1)
+    pairs = [*zip(runs["run_id"], balanced.notna(), strict=True)]  # They were recorded together.
+    recalls = [_recalls(run_id) if has_recalls else {} for run_id, has_recalls in pairs]
+    answers = pd.DataFrame(
+        [_answers(run_id, [*of_run]) for run_id, of_run in zip(runs["run_id"], recalls, strict=True)], index=runs.index
+    )
+    numbers = [
+        pd.DataFrame(found, index=runs.index, dtype=float).add_prefix(prefix)
+        for prefix, found in (
+            (RECALL, recalls),
+            (CALIBRATION, [_calibration_errors(run_id) for run_id in runs["run_id"]]),
+        )
+    ]
+    return pd.concat([runs, answers.where(answers.notna(), None), *numbers], axis=1)
 
 
-def _answers(run_id: str) -> dict[str, bytes]:
+def _answers(run_id: str, class_names: list[str]) -> dict[str, bytes]:
+    """What a run got right, by column, and the classes of the images, where their names are known."""
     table = _parquet(run_id, File.PREDICTIONS)
     logits = [column for column in table if str(column).startswith("logit_")]
     found = {f"{ANSWERS}{TEST}": pack(table[logits].to_numpy().argmax(axis=1) == table["label"].to_numpy())}
+    if class_names:
+        found[LABELS] = pack_labels(table["label"].to_numpy(), class_names)
     table = _parquet(run_id, File.SIZE_PREDICTIONS)
     for column in table:
         if Condition.parse(str(column)) is not None:
@@ -134,11 +173,25 @@ def _answers(run_id: str) -> dict[str, bytes]:
 
 
 def _recalls(run_id: str) -> dict[str, float | None]:
+    table = _table(run_id, File.RECALL_TABLE)
+    return dict(zip(table["class"], table["recall"], strict=True))
+
+
+def _calibration_errors(run_id: str) -> dict[str, float | None]:
+    """By condition, of the model as it is."""
+    rows = _table(run_id, File.SIZE_TABLE).to_dict("records")
+    return {
+        str(Condition(mode, row["height_px"])): row[column]
+        for row in rows
+        for mode in Mode
+        if (column := f"{mode.value}_calibration_error") in row
+    }
+
+
+def _table(run_id: str, name: File) -> pd.DataFrame:
     with tempfile.TemporaryDirectory() as directory:
-        path = MlflowClient().download_artifacts(run_id, File.RECALL_TABLE, directory)
-        table = json.loads(Path(path).read_text())
-    name, recall = (table["columns"].index(column) for column in ("class", "recall"))
-    return {f"{RECALL}{row[name]}": row[recall] for row in table["data"]}
+        recorded = json.loads(Path(MlflowClient().download_artifacts(run_id, name, directory)).read_text())
+    return pd.DataFrame(recorded["data"], columns=recorded["columns"])
 
 
 def _parquet(run_id: str, name: str) -> pd.DataFrame:

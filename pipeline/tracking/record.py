@@ -29,7 +29,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 from pipeline.common.condition import Condition, Mode
 from pipeline.common.digest import digest_of
 from pipeline.common.errors import UserError
-from pipeline.common.names import SWEEP_RUNS, File, Metric, Tag, size_accuracy, size_tag, sweep_tag
+from pipeline.common.names import SWEEP_RUNS, File, Metric, Tag, size_accuracy, size_calibration, size_tag, sweep_tag
 from pipeline.common.signals import deferred
 from pipeline.data.batches import Data
 from pipeline.data.facts import DatasetFacts
@@ -235,12 +235,14 @@ class RunRecord:
             accuracies = {
                 (way, mode): predicted.accuracy(mode) for way, predicted in result.predictions.items() for mode in Mode
             }
+            calibration_errors = {mode: result.as_is.calibration_error(mode) for mode in Mode}
             values: dict[str, float] = {
                 Metric.SIZE_PX: height,
                 Metric.SEEN_FRACTION: result.seen_fraction,
                 Metric.SEEN_PIXELS: result.seen_pixels,
                 **({} if math.isnan(result.pointing) else {Metric.POINTING: result.pointing}),
                 **{size_accuracy(mode, way): accuracy for (way, mode), accuracy in accuracies.items()},
+                **{size_calibration(mode): error for mode, error in calibration_errors.items()},
             }
             metrics += [
                 entities.Metric(key, value, now, height)
@@ -259,6 +261,10 @@ class RunRecord:
                     **{
                         f"{way}_{mode.value}_accuracy".lstrip("_"): None if math.isnan(accuracy) else accuracy
                         for (way, mode), accuracy in accuracies.items()  # JSON has no NaN.
+                    },
+                    **{
+                        f"{mode.value}_calibration_error": None if math.isnan(error) else error
+                        for mode, error in calibration_errors.items()
                     },
                     "parameters_if_built_for_it": plan.parameters,
                     "reason": plan.reason,

@@ -51,6 +51,12 @@ def test_a_page_has_what_was_compared_and_nothing_from_elsewhere() -> None:
     assert "<h2>What was compared</h2>" in page
     made = page_of(study(seeds=3).assign(**{"tags.made_with": "Python 3.11.7, 2 cores"}))
     assert "<td>with</td><td>Python 3.11.7, 2 cores</td>" in made
+    command = "python -m pipeline.train study=heads 'seed=0,1,<2'"
+    typed = study(seeds=3).assign(**{"tags.command": command})
+    escaped = command.replace("'", "&#39;").replace("<", "&lt;")
+    assert f"<p>This repeats it: <code>{escaped}</code></p>" in page_of(typed)
+    typed.loc[0, "tags.command"] = "python -m pipeline.train study=heads"  # Of another call.
+    assert "This repeats it" not in page_of(typed)
     assert "<title>average_pool" in page  # Of a point.
     # Names of XML's vocabularies are no addresses that a browser asks.
     asked = re.findall(r'(?:src|href)="(?!#)([^"]*)"', page)

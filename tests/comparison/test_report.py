@@ -219,6 +219,9 @@ def test_a_recipe_beyond_the_default_is_told_and_one_that_differs_too() -> None:
     older = plain.copy()
     older.loc[older.index[:3], "params.training.label_smoothing"] = None  # As runs of before have it.
     assert "trained alike" in limits(older)
+    sizes = np.where(plain["tags.head"] == "flatten_dense", "None", "[6, 8]")
+    several = limits(plain.assign(**{"params.training.sizes": sizes}))
+    assert "trained alike but for the sizes of their training images, for 5 epochs" in several
 
 
 @pytest.mark.long

@@ -34,6 +34,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("tags.head", "a\nb", r"has 'a\nb' in tags.head, which must be a name"),
     ("tags.dataset", "x" * 201, "in tags.dataset, which must be a name"),
     ("tags.mlflow.runColor", "red; x", "has 'red; x' in tags.mlflow.runColor, which must be a color such as #0072B2"),
+    ("tags.command", "python -m pipeline.train x; rm -r .", "which must be a call of python -m pipeline.train"),
+    ("tags.command", "python -m pipeline.train 'x", "which must be a call of python -m pipeline.train"),
     ("tags.size.016px", "shrugs", "which must be one of native, adapts, crops, refuses"),
     ("metrics.test/accuracy", 1.5, "has 1.5 in metrics.test/accuracy, which must be a number from 0 to 1"),
     ("metrics.test/accuracy", None, "has no value in metrics.test/accuracy of some runs"),

@@ -6,15 +6,17 @@ import io
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from pipeline.common.table import Table
 from pipeline.comparison.analysis import analyse
+from pipeline.comparison.report.classes import MAX_CLASSES
 from pipeline.comparison.report.markdown import markdown_page
 from pipeline.comparison.report.report import make_report
-from pipeline.comparison.report.scores import MAX_CLASSES, scores_tables
+from pipeline.comparison.report.scores import scores_tables
 from pipeline.comparison.report.terminal import print_report
 from pipeline.comparison.snapshot import read_snapshot, write_snapshot
 from pipeline.other_sizes.ways import WAYS
@@ -40,7 +42,7 @@ def _study(**more: object) -> pd.DataFrame:
 
 def _tables(runs: pd.DataFrame) -> list[Table]:
     (group,) = analyse(runs, STATISTICS, ASKS)
-    return list(scores_tables(group))
+    return list(scores_tables(group, STATISTICS))
 
 
 def test_means_over_the_seeds_by_arm_and_by_class() -> None:
@@ -59,6 +61,15 @@ def test_means_over_the_seeds_by_arm_and_by_class() -> None:
     assert by_class.columns == ("class", ">flatten_dense", ">average_pool", ">global_average_pool")
     # The lowest first; no test image is of a unicorn. (.95 + .97) / 2
     assert by_class.rows == (("[/dog]", *["0.6600"] * 3), ("cat", *["0.9600"] * 3))
+
+
+def test_calibration_at_other_sizes_is_a_mean_over_the_seeds() -> None:
+    runs = _study()
+    runs["calibration.resize_016px"] = np.where(runs["params.seed"] == "1", 0.3, 0.1)
+    runs.loc[runs["tags.head"] == "flatten_dense", "calibration.resize_016px"] = math.nan
+    _, by_size, _ = _tables(runs)
+    assert by_size.columns == ("images", ">flatten_dense", ">average_pool", ">global_average_pool")
+    assert by_size.rows == (("16 px, resized", "-", "0.2000", "0.2000"),)  # (.1 + .3) / 2; the first refuses.
 
 
 def test_what_some_runs_did_not_record_is_left_open() -> None:

@@ -31,7 +31,7 @@ from pipeline.models.predict import predict
 from pipeline.models.scores import accuracy
 from pipeline.other_sizes import gradient
 from pipeline.other_sizes.gradient import seen_cells
-from pipeline.other_sizes.measure import MeasuredSize, check_plan, measure_sizes
+from pipeline.other_sizes.measure import MeasuredSize, Predictions, check_plan, measure_sizes
 from pipeline.other_sizes.modes import canvas_places, lay_on_canvas
 from pipeline.other_sizes.plan import ContractError, SizePlan
 from pipeline.other_sizes.settings import SizeProbe
@@ -131,6 +131,15 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 def _model(head: Head) -> keras.Model:
     return build_model(SmallFcn(), head, (16, 16, 1), 10, seed=0)
+
+
+def test_predictions_are_scored_for_each_mode() -> None:
+    classes, confidence = np.array([0, 1, 1, 0]), np.array([0.9, 0.9, 0.5, 0.5])
+    found = Predictions.of({Mode.RESIZE: (classes, confidence)}, np.array([0, 1, 0, 0]))
+    assert found.accuracy(Mode.RESIZE) == 3 / 4
+    # Of those with .9 both are right, of those with .5 one of two: 2/4 · |1 - .9| + 2/4 · |.5 - .5|.
+    assert found.calibration_error(Mode.RESIZE) == pytest.approx(0.05)
+    assert math.isnan(found.accuracy(Mode.CANVAS)) and math.isnan(found.calibration_error(Mode.CANVAS))
 
 
 @pytest.mark.slow

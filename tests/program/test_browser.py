@@ -6,10 +6,8 @@ also keeps the pictures that the documents show.
 
 from __future__ import annotations
 
-import io
 import math
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,18 +18,14 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from pipeline.other_sizes.ways import WAYS
-from tests.conftest import HANG_SECONDS, run_program, start_program
-from tests.program.servers import free_port
+from tests.conftest import HANG_SECONDS, run_program
+from tests.program.screens import dashboard, screenshot
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 1000 * HANG_SECONDS
-"""Milliseconds for whatever a page is waited for to show."""
-expect.set_options(timeout=PATIENCE)
 SIZES = [4, 6, 7, 8, 10, 12, 14, 16]
 HEADS = ["average_pool", "flatten_dense", "global_average_pool"]
 CHARTS = """() => [...document.querySelectorAll('[data-testid="experiment-view-compare-runs-card"]')].map(card => {
@@ -75,51 +69,15 @@ def runs(study: Path) -> dict[str, Run]:
 @pytest.fixture(scope="module")
 def address(study: Path) -> Iterator[str]:
     """Where `python -m pipeline.dashboard` says that it is."""
-    port = free_port()
-    process = start_program("pipeline.dashboard", f"port={port}", cwd=study)
-    assert process.stdout is not None
-    printed = "".join(iter(lambda: _line(process.stdout), ""))
-    assert "Ctrl-C stops it" in printed
-    # The link that the study printed, but for the port that this server has.
-    link = _printed_link(study)
-    assert link.replace(":5000/", f":{port}/") in printed
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    assert process.wait(timeout=HANG_SECONDS) == 143
-
-
-def _line(stream: Any) -> str:
-    """The next line; empty after the one that says that the server is up."""
-    line = "" if getattr(stream, "is_up", False) else stream.readline()
-    stream.is_up = "Ctrl-C" in line
-    return line
+    with dashboard(study / "outputs") as (address, printed):
+        # The link that the study printed, but for the port that this server has.
+        assert re.sub("^http://[^/]+", address, _printed_link(study)) in printed
+        yield address
 
 
 def _printed_link(study: Path) -> str:
     (link,) = re.findall(r"http://\S+", (study / "stdout.txt").read_text())
     return link
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.fail("Chromium is needed: apt-get install chromium")
-    with sync_playwright() as playwright:
-        # Without --no-sandbox it does not start as root, as in a container.
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page in a fresh profile."""
-    context = browser.new_context(viewport={"width": 1600, "height": 2000})
-    context.set_default_timeout(PATIENCE)  # Of this page and of those that it opens.
-    page = context.new_page()
-    yield page
-    context.close()
 
 
 def _charts(page: Page, address: str, lines: dict[str, int]) -> dict[str, dict[str, Any]]:
@@ -142,21 +100,6 @@ def _charts(page: Page, address: str, lines: dict[str, int]) -> dict[str, dict[s
 def _points(chart: dict[str, Any]) -> list[dict[str, Any]]:
     """What is drawn of each run or group; beside it Plotly has a pale copy of a line, and bands."""
     return [trace for trace in chart["traces"] if trace["mode"] in ("lines+markers", "markers") or trace["bars"]]
-
-
-def _screenshot(page: Page, request: pytest.FixtureRequest, address: str, name: str) -> None:
-    """Keeps what a person sees without a click, in a fresh profile, if pytest was called with --screenshots."""
-    directory = request.config.getoption("screenshots")
-    if directory is None:
-        return
-    page.set_viewport_size({"width": 1280, "height": 800})
-    page.goto("about:blank")
-    page.goto(address)
-    page.wait_for_timeout(8000)  # MLflow polls: its network is never idle.
-    path = Path(directory) / f"{name}.webp"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.open(io.BytesIO(page.screenshot()))
-    image.resize((1000, round(1000 * image.height / image.width)), Image.Resampling.LANCZOS).save(path, quality=80)
 
 
 WAY_METRICS = {
@@ -218,7 +161,7 @@ def test_the_printed_link_opens_the_comparison(
     assert {int(x) for x in points["x"]} == {65_568 + 650, 65_568 + 2_570}
     curves = charts["val/accuracy"]
     assert (curves["x_axis"], {tuple(trace["x"]) for trace in curves["traces"]}) == ("Step", {("1", "2")})
-    _screenshot(page, request, link, "heads_compared")
+    screenshot(page, request, link, "heads_compared")
 
 
 def test_from_the_printed_address_to_the_answer_without_a_click(
@@ -260,7 +203,7 @@ def test_from_the_printed_address_to_the_answer_without_a_click(
     page.goto(f"{address}/studies")
     expect(page.locator(".answer")).to_be_in_viewport()
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
-    _screenshot(page, request, f"{address}/", "front_page")
+    screenshot(page, request, f"{address}/", "front_page")
 
 
 def test_a_second_view_averages_the_seeds(
@@ -289,7 +232,7 @@ def test_a_second_view_averages_the_seeds(
     expect(page.get_by_role("menuitem").filter(has_text="heads: heads compared")).to_be_visible()
     expect(page.get_by_role("menuitem").filter(has_text="all runs")).to_be_visible()
     page.keyboard.press("Escape")
-    _screenshot(page, request, link, "mean_over_seeds")
+    screenshot(page, request, link, "mean_over_seeds")
 
 
 def test_the_table_has_the_columns(page: Page, address: str) -> None:
@@ -337,7 +280,7 @@ def test_a_run_page_has_its_conclusion_first(
     (digest,) = {data.dataset.digest for data in run.inputs.dataset_inputs if data.dataset.name == "digits 1.0.0 train"}
     expect(page.get_by_role("button").filter(has_text=f"digits 1.0.0 train ({digest})")).to_be_visible()
     expect(page.get_by_role("link", name="model", exact=True).first).to_be_visible()
-    _screenshot(page, request, link, "run_page")
+    screenshot(page, request, link, "run_page")
 
     # The learning curves have their place behind the next tab, as MLflow arranges them.
     page.set_viewport_size({"width": 1600, "height": 12000})  # Charts are drawn once they come into view.
@@ -376,7 +319,7 @@ def test_a_report_shows_hides_sorts_and_filters_without_a_server(
     page: Page, study: Path, request: pytest.FixtureRequest
 ) -> None:
     (report,) = (study / "outputs" / "studies").glob("*/report.html")
-    _screenshot(page, request, report.as_uri(), "report")
+    screenshot(page, request, report.as_uri(), "report")
     page.goto(report.as_uri())
     (told,) = page.locator("svg").first.locator("g.told title").filter(has_text="flatten_dense").all()
     assert re.fullmatch(r"flatten_dense: 0\.\d{4} \[0\.\d{4}, [01]\.\d{4}\]", told.text_content() or "")

@@ -67,6 +67,10 @@ def test_runs_are_flat_finished_and_tagged(runs: dict[str, Run]) -> None:
     assert {run.data.tags[f"sweep_runs.{sweep}"] for run in runs.values()} == {"3"}  # One seed of three heads.
     assert len({run.data.tags["run_key"] for run in runs.values()}) == 3
     assert len({run.data.tags["mlflow.runColor"] for run in runs.values()}) == 3
+    typed = {
+        value for run in runs.values() for name, value in run.data.tags.items() if name.startswith("sweep_command")
+    }
+    assert typed == {"python -m pipeline.train study=heads seed=0 training.epochs=2"}
     (made,) = {run.data.tags["made_with"] for run in runs.values()}
     assert made.startswith(
         f"Python {platform.python_version()}, tensorflow {tf.__version__}, keras {keras.__version__}"
@@ -171,6 +175,9 @@ def test_size_behaviour_has_pixels_as_steps_and_nan_where_refused(
         accuracy = _history(client, run, f"size/{mode}/accuracy")
         assert [math.isnan(accuracy[px]) for px in sizes] == refused
         assert accuracy[8] == run.data.metrics["test/accuracy"]
+        calibration = _history(client, run, f"size/{mode}/calibration_error")
+        assert [math.isnan(calibration[px]) for px in sizes] == refused
+        assert calibration[8] == pytest.approx(run.data.metrics["test/calibration_error"])
     seen = {"refuses": 0.0, "crops": 4 / 9, "native": 1.0, "adapts": 1.0}  # window 2×2, map 3×3
     fractions = _history(client, run, "size/seen_fraction")
     assert [fractions[px] for px in sizes] == pytest.approx([seen[verdict] for verdict in VERDICTS[head]])

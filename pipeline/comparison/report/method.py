@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pipeline.common.names import Param
+from pipeline.common.names import Param, Tag
 from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import common_value
 from pipeline.comparison.decisions import FEWEST_SEEDS
@@ -49,6 +49,11 @@ def method(statistics: Statistics) -> list[str]:
     ]
 
 
+def repeats(groups: Sequence[Group]) -> str | None:
+    """The command that repeats the study; None where its runs are of several, or of before it was recorded."""
+    return common_value(pd.concat([arm.runs for group in groups for arm in group.arms]), Tag.COMMAND.column)
+
+
 def limits(groups: Sequence[Group]) -> str:
     """What the answer depends on, taken from the runs themselves."""
     runs = pd.concat([arm.runs for group in groups for arm in group.arms])
@@ -71,10 +76,12 @@ def limits(groups: Sequence[Group]) -> str:
         f"a learning rate of {_common(runs, 'training.learning_rate')}",
     ]
     switched_on = _switched_on(runs)
+    sizes = runs.get(Param.TRAINING_SIZES.column, pd.Series(dtype=object))
+    but = " but for the sizes of their training images" if sizes.fillna("None").nunique() > 1 else ""
     if all("None" not in text for text in settings) and switched_on is not None:
         sentences.append(
-            f"All arms were trained alike, for {settings[0]} with {listed_text([*settings[1:], *switched_on])}; none "
-            "was tuned, and with more training or another recipe the order can change."
+            f"All arms were trained alike{but}, for {settings[0]} with {listed_text([*settings[1:], *switched_on])}; "
+            "none was tuned, and with more training or another recipe the order can change."
         )
     else:
         sentences.append("The arms' recipes differ; none was tuned beyond what its settings say.")

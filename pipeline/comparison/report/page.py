@@ -14,7 +14,7 @@ from pipeline.comparison.analysis import Group
 from pipeline.comparison.report.drawing import inline_svg
 from pipeline.comparison.report.facts import facts
 from pipeline.comparison.report.figures import finding, size_figure
-from pipeline.comparison.report.method import method
+from pipeline.comparison.report.method import method, repeats
 from pipeline.comparison.report.report import Report
 from pipeline.comparison.settings import Statistics
 from pipeline.heads.verdict import LEGEND
@@ -45,6 +45,7 @@ def web_page(report: Report, drawn: Sequence[Mapping[str, Figure]], link: Callab
             for index, (section, figures) in enumerate(zip(report.sections, drawn, strict=True))
         ],
         facts=facts(groups),
+        command=repeats(groups),
         method=method(report.statistics),
         rules=[f"{name}: {way.rule}." for name, way in report.ways.items()],
         legend=[*(line.replace("`", "") for line in LEGEND), *(f"{mode.short}: {mode.heading}" for mode in Mode)],

@@ -123,7 +123,7 @@ def _section(group: Group, asks: Asks, statistics: Statistics) -> Section:
         comparisons=comparisons_table(group, statistics, every_condition=True),
         sizes=sizes_table(group, statistics),
         ways=tuple(ways_tables(group, statistics)),
-        scores=tuple(scores_tables(group)),
+        scores=tuple(scores_tables(group, statistics)),
     )
 
 

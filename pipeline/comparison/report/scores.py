@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.common.names import RECALL, Metric
+from pipeline.common.condition import Mode
+from pipeline.common.names import CALIBRATION, RECALL, Metric
 from pipeline.common.table import Table
 from pipeline.comparison.analysis import Group
 from pipeline.comparison.arms import Arm
+from pipeline.comparison.report.classes import MAX_CLASSES, classes_tables
+from pipeline.comparison.settings import Statistics
 
 MEANINGS = {
     Metric.TEST_BALANCED_ACCURACY: "Balanced accuracy: mean recall of the classes",
@@ -17,17 +20,21 @@ MEANINGS = {
 }
 """The scores in the order of their columns, and what each is."""
 RECALL_MEANING = "Recall: share of a class's test images that are classified as it"
-MAX_CLASSES = 20
-"""Classes that a table has room for."""
 
 
-def scores_tables(group: Group) -> Iterator[Table]:
+def scores_tables(group: Group, statistics: Statistics) -> Iterator[Table]:
     """A row an arm, then a row a class, as far as the runs recorded it: those of earlier versions did not."""
     shown = [metric for metric in MEANINGS if any(metric.column in arm.runs for arm in group.arms)]
     recalls = {arm.name: _recalls(arm) for arm in group.arms}
     if shown:
         yield _by_arm(group, shown, recalls)
-    if any(recalls.values()):
+    calibration = _calibration(group)
+    if calibration.rows:
+        yield calibration
+    of_classes = list(classes_tables(group, statistics))
+    if of_classes:
+        yield from of_classes
+    elif any(recalls.values()):
         yield _by_class(recalls)
 
 
@@ -52,6 +59,22 @@ def _by_arm(group: Group, shown: list[Metric], recalls: dict[str, dict[str, floa
         ("arm", ">test accuracy", *(f">{heading}" for heading in headings), ">lowest recall (class)"),
         tuple(rows),
         ". ".join(sentences) + ".",
+    )
+
+
+def _calibration(group: Group) -> Table:
+    """A row for each other image size and way of making it; none where no run has recorded it."""
+    rows = []
+    for mode in Mode:
+        for px in group.other_heights:
+            condition = group.condition(mode, px)
+            found = [_mean(arm, f"{CALIBRATION}{condition}") for arm in group.arms]
+            if any(error is not None for error in found):
+                rows.append((condition.words(group.trained.in_words), *map(_number, found)))
+    return Table(
+        ("images", *(f">{arm.name}" for arm in group.arms)),
+        tuple(rows),
+        "Calibration error at other sizes, of the models as they are; mean over the seeds. - where a size is refused.",
     )
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader
 
 from pipeline.tracking.overview import Call, Overview, State
+from pipeline.tracking.progress import left_text
 from pipeline.tracking.publish import MEAN
 from pipeline.tracking.queries import sweep_filter
 from pipeline.tracking.views import run_link
@@ -43,17 +44,8 @@ def _progress(call: Call) -> str:
         return f"Stopped after {call.ended}{whole} runs. The same command goes on."
     if call.state is State.ENDED:
         return ""
-    left = f", {_duration(call.seconds_left)} left" if call.seconds_left is not None else ""
     number = call.ended + 1 if call.asked is None else min(call.ended + 1, call.asked)
-    return f"Run {number}{whole}{left}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return "less than a minute"
-    if seconds < 90 * 60:
-        return f"about {round(seconds / 60)} min"
-    return f"about {round(seconds / 3600)} h"
+    return ", ".join(filter(None, (f"Run {number}{whole}", left_text(call.seconds_left))))
 
 
 def _runs_link(call: Call) -> str:
