@@ -13,6 +13,7 @@ from pipeline.common.digest import digest_of
 from pipeline.common.size import Size, size_text
 from pipeline.data.splits import ImageSplit
 from pipeline.models.features import FeatureMaps, NoRoomError
+from pipeline.models.traced import Function
 from pipeline.other_sizes.modes import MAKERS, canvas_places
 from pipeline.other_sizes.plan import SizePlan
 from pipeline.other_sizes.settings import SizeProbe
@@ -40,9 +41,7 @@ class MadeMaps:
         self._split, self._indices, self._plan, self._probe, self._features = split, indices, plan, probe, features
         self.order = split.order(indices)
 
-    def of(
-        self, extractors: Mapping[str, tf.types.experimental.PolymorphicFunction], size: Size
-    ) -> Iterator[tuple[str, Mode, tf.Tensor]]:
+    def of(self, extractors: Mapping[str, Function], size: Size) -> Iterator[tuple[str, Mode, tf.Tensor]]:
         """Feature maps float32 (n, h, w, F) of the images made in each mode, batch by batch, by extractor.
 
         Args:
@@ -67,9 +66,7 @@ class MadeMaps:
         tops, lefts = canvas_places(len(self._split), self._split.size, size, self._probe.seed)
         return tops[self.order], lefts[self.order]
 
-    def _kept_maps(
-        self, name: str, extract: tf.types.experimental.PolymorphicFunction, mode: Mode, size: Size
-    ) -> Iterator[np.ndarray | tf.Tensor]:
+    def _kept_maps(self, name: str, extract: Function, mode: Mode, size: Size) -> Iterator[np.ndarray | tf.Tensor]:
         """The same of one extractor and mode, computed by an earlier run if possible."""
         assert self._features is not None
 
