@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +20,29 @@ from pipeline.other_sizes.plan import SizePlan
 from pipeline.other_sizes.settings import SizeProbe
 
 log = logging.getLogger("pipeline")
+
+MOST_BYTES = 2**24
+"""Of the made images of one size that a process keeps."""
+MOST_SIZES = 16
+"""Of which it keeps them."""
+
+
+class _KeptImages:
+    """Made images by all that decides them; those that were made first make room."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, list[Mapping[Mode, np.ndarray]]] = {}
+
+    def of(self, key: Hashable, make: Callable[[], list[Mapping[Mode, np.ndarray]]]) -> list[Mapping[Mode, np.ndarray]]:
+        """What is kept under a key; it is made if it is not there."""
+        if key not in self._kept:
+            if len(self._kept) >= MOST_SIZES:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = make()
+        return self._kept[key]
+
+
+_kept_images = _KeptImages()
 
 
 class MadeMaps:
@@ -49,9 +73,8 @@ class MadeMaps:
             size: Height and width of the made images in pixels.
         """
         if self._features is None:
-            for images, places in self._batches(size):
-                for mode, make in MAKERS.items():
-                    made = make(images, size, *places)
+            for by_mode in self._made(size):
+                for mode, made in by_mode.items():
                     for name, extract in extractors.items():
                         # The map is shorter under mixed precision.
                         yield name, mode, tf.cast(extract(made), tf.float32)
@@ -60,6 +83,18 @@ class MadeMaps:
             for mode in MAKERS:
                 for maps in self._kept_maps(name, extract, mode, size):
                     yield name, mode, tf.cast(maps, tf.float32)
+
+    def _made(self, size: Size) -> Iterable[Mapping[Mode, np.ndarray]]:
+        """The images made in each mode, uint8 (n, *size, C), batch by batch; a few are kept for later runs."""
+        split, facts = self._split, self._plan.facts
+        made = (
+            {mode: np.asarray(make(images, size, *places)) for mode, make in MAKERS.items()}
+            for images, places in self._batches(size)
+        )
+        if facts.natural or len(MAKERS) * len(self._indices) * math.prod((*size, facts.channels)) > MOST_BYTES:
+            return made
+        pixels = (facts.image_shape, size, self._batch_size(size), self._probe.seed)
+        return _kept_images.of((split.digest, digest_of(self._indices), *pixels), lambda: list(made))
 
     def places(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
         """Row and column where each image begins on a canvas of a size, (N,) and (N,), in the order of the maps."""
