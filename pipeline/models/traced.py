@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pipeline.models.graph import is_graph
+
 MOST_KEPT = 64
 """Functions that a process keeps at most; those that were traced first make room."""
 LARGEST = 2**23
@@ -24,19 +26,19 @@ Function = Callable[..., tf.Tensor]
 
 
 @dataclass(eq=False)
-class _Kept:
+class Kept:
     """A traced function with variables of its own, and whose weights they hold now."""
 
-    function: Function
+    function: tf.types.experimental.ConcreteFunction
     variables: list[tf.Variable]
-    holder: _WithWeights | None = None
+    holder: WithWeights | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class _WithWeights:
+class WithWeights:
     """A kept function, computed with the weights of one model."""
 
-    kept: _Kept
+    kept: Kept
     weights: list[np.ndarray]
     signature: tuple[tf.TensorSpec, ...]
 
@@ -49,7 +51,7 @@ class _WithWeights:
         return self.kept.function(*(tf.convert_to_tensor(value, spec.dtype) for value, spec in pairs))
 
 
-_all_kept: dict[tuple[str, str, tuple[tf.TensorSpec, ...]], _Kept] = {}
+_all_kept: dict[tuple[str, str, tuple[tf.TensorSpec, ...]], Kept] = {}
 
 
 def traced(model: keras.Model, function: Function, name: str, *signature: tf.TensorSpec) -> Function:
@@ -72,19 +74,19 @@ def traced(model: keras.Model, function: Function, name: str, *signature: tf.Ten
         if len(_all_kept) >= MOST_KEPT:
             del _all_kept[next(iter(_all_kept))]
         _all_kept[key] = _traced_apart(model, function, signature)
-    return _WithWeights(_all_kept[key], [variable.numpy() for variable in model.variables], signature)
+    return WithWeights(_all_kept[key], [variable.numpy() for variable in model.variables], signature)
 
 
-def _traced_apart(model: keras.Model, function: Function, signature: tuple[tf.TensorSpec, ...]) -> _Kept:
+def _traced_apart(model: keras.Model, function: Function, signature: tuple[tf.TensorSpec, ...]) -> Kept:
     """Traces a function of a model with other variables in the place of the model's."""
-    variables = [tf.Variable(variable.value) for variable in model.variables]
+    variables = [tf.Variable(variable.numpy(), dtype=variable.dtype) for variable in model.variables]
 
     def with_variables(*inputs: tf.Tensor) -> tf.Tensor:
         values = [(own, variable.read_value()) for own, variable in zip(model.variables, variables, strict=True)]
         with keras.StatelessScope(state_mapping=values):
             return function(model, *inputs)
 
-    return _Kept(tf.function(with_variables, autograph=False).get_concrete_function(*signature), variables)
+    return Kept(tf.function(with_variables, autograph=False).get_concrete_function(*signature), variables)
 
 
 def structure_of(model: keras.Model) -> str | None:
@@ -98,19 +100,17 @@ def structure_of(model: keras.Model) -> str | None:
         return None
     try:
         return json.dumps(_nameless(model.get_config()))
-    except (TypeError, ValueError, NotImplementedError):  # Not every argument of a call can be written down.
+    except (KeyError, NotImplementedError, TypeError, ValueError):  # Not every argument can be written down.
         return None
 
 
-def _says_all(model: keras.Model) -> bool:
-    if type(model) not in (keras.Model, keras.Sequential) and not isinstance(model, keras.Function):
+def _says_all(operation: keras.Operation) -> bool:
+    """Whether a layer, or a model with all of its layers, is told by its configuration and its weights."""
+    if not type(operation).__module__.startswith("keras.") or hasattr(operation, "adapt"):
         return False
-    return all(
-        _says_all(operation)
-        if isinstance(operation, keras.Model)
-        else type(operation).__module__.startswith("keras.") and not hasattr(operation, "adapt")
-        for operation in getattr(model, "operations", None) or model.layers
-    )
+    if not isinstance(operation, keras.Model):
+        return True
+    return is_graph(operation) and all(map(_says_all, getattr(operation, "operations", None) or operation.layers))
 
 
 def _nameless(config: Mapping[str, Any]) -> dict[str, Any]:

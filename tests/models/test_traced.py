@@ -90,6 +90,7 @@ def _constant(factor: float) -> keras.Model:
     return keras.Model(images, keras.ops.multiply(images, np.array([factor, 1.0, 1.0], np.float32)))
 
 
+@pytest.mark.long
 def test_structures_tell_apart_all_but_weights_and_names() -> None:
     structures = [traced.structure_of(make()) for make in OTHERS]
     again = [traced.structure_of(make()) for make in OTHERS]

@@ -10,6 +10,7 @@ from pipeline.common.condition import AS_IS, Mode
 from pipeline.data import source
 from pipeline.data.batches import Data
 from pipeline.data.settings import Dataset
+from pipeline.data.splits import DecodedSplit
 from pipeline.heads.global_pools import GlobalAveragePool
 from pipeline.models.backbones.small import SmallFcn
 from pipeline.other_sizes import made_maps
@@ -40,14 +41,20 @@ def _images(data: Data, size: int, images: int = 20, **probe: int) -> dict[Mode,
     return {mode: np.concatenate(batches) for mode, batches in found.items()}
 
 
+@pytest.mark.long
 def test_the_second_run_gets_the_images_of_the_first_and_other_images_are_made(
     digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = _images(digits, 12)
     assert first[Mode.CANVAS].shape == (20, 12, 12, 1)
-    read: list[int] = []
-    of_split = type(digits.test_split).in_order
-    monkeypatch.setattr(type(digits.test_split), "in_order", lambda *arguments: read.append(1) or of_split(*arguments))
+    read: list[np.ndarray] = []
+    in_order = DecodedSplit.in_order
+
+    def counted(split: DecodedSplit, indices: np.ndarray, batch_size: int) -> tf.data.Dataset:
+        read.append(indices)
+        return in_order(split, indices, batch_size)
+
+    monkeypatch.setattr(DecodedSplit, "in_order", counted)
     for mode, images in _images(digits, 12).items():
         assert np.array_equal(images, first[mode])
     assert not read
@@ -57,6 +64,7 @@ def test_the_second_run_gets_the_images_of_the_first_and_other_images_are_made(
     assert len(read) == 3
 
 
+@pytest.mark.long
 def test_no_more_is_kept_than_there_may_be(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(made_maps, "MOST_SIZES", 2)
     for size in (9, 10, 11):
