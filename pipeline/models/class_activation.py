@@ -11,20 +11,20 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from pipeline.models.traced import Function, traced
 
-def class_activations(head: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+
+def class_activations(head: keras.Model) -> Function:
     """What each cell gives, as one compiled function of feature maps (N, H, W, F) and classes (N,), to (N, H, W).
 
     Args:
         head: From feature maps to logits (N, K), each of which is linear in the map.
     """
+    maps = tf.TensorSpec(head.input_shape, head.inputs[0].dtype)
+    return traced(head, _activations, "class activations", maps, tf.TensorSpec((None,), tf.int64))
 
-    @tf.function(
-        input_signature=[tf.TensorSpec(head.input_shape, head.inputs[0].dtype), tf.TensorSpec((None,), tf.int64)]
-    )
-    def activations(feature_maps: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        logits = tf.gather(head(feature_maps, training=False), classes, axis=1, batch_dims=1)
-        (gradient,) = tf.gradients(logits, feature_maps)
-        return tf.reduce_sum(feature_maps * gradient, axis=-1)
 
-    return activations
+def _activations(head: keras.Model, feature_maps: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    logits = tf.gather(head(feature_maps, training=False), classes, axis=1, batch_dims=1)
+    (gradient,) = tf.gradients(logits, feature_maps)
+    return tf.reduce_sum(feature_maps * gradient, axis=-1)

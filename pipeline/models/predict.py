@@ -7,20 +7,21 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.models.fused import fused_batch_norm
+from pipeline.models.traced import Function, traced
 
 
-def compiled(model: keras.Model) -> tf.types.experimental.PolymorphicFunction:
+def compiled(model: keras.Model) -> Function:
     """The model's inference as one compiled function of images or feature maps (N, H, W, C), with fused batch norm.
 
-    Traced once, for all batch sizes and, where the model takes any, for all sizes.
+    Traced once, for all batch sizes and, where the model takes any, for all sizes; and for all models of a process that
+    differ in their weights alone.
     """
+    return traced(model, _outputs, "inference", tf.TensorSpec(model.input_shape, model.inputs[0].dtype))
 
-    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, model.inputs[0].dtype)])
-    def outputs(inputs: tf.Tensor) -> tf.Tensor:
-        with fused_batch_norm():
-            return model(inputs, training=False)
 
-    return outputs
+def _outputs(model: keras.Model, inputs: tf.Tensor) -> tf.Tensor:
+    with fused_batch_norm():
+        return model(inputs, training=False)
 
 
 def predict(

@@ -57,7 +57,7 @@ class Runs:
 
     @cached_property
     def _outputs(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        return compiled(self._model).get_concrete_function()
+        return compiled(self._model)
 
     def at(self, size: Size) -> str | None:
         """Why it does not run on an image of a size in pixels; None if it gives finite numbers."""

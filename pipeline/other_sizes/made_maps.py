@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -13,11 +14,35 @@ from pipeline.common.digest import digest_of
 from pipeline.common.size import Size, size_text
 from pipeline.data.splits import ImageSplit
 from pipeline.models.features import FeatureMaps, NoRoomError
+from pipeline.models.traced import Function
 from pipeline.other_sizes.modes import MAKERS, canvas_places
 from pipeline.other_sizes.plan import SizePlan
 from pipeline.other_sizes.settings import SizeProbe
 
 log = logging.getLogger("pipeline")
+
+MOST_BYTES = 2**24
+"""Of the made images of one size that a process keeps."""
+MOST_SIZES = 16
+"""Of which it keeps them."""
+
+
+class _KeptImages:
+    """Made images by all that decides them; those that were made first make room."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, list[Mapping[Mode, np.ndarray]]] = {}
+
+    def of(self, key: Hashable, make: Callable[[], list[Mapping[Mode, np.ndarray]]]) -> list[Mapping[Mode, np.ndarray]]:
+        """What is kept under a key; it is made if it is not there."""
+        if key not in self._kept:
+            if len(self._kept) >= MOST_SIZES:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = make()
+        return self._kept[key]
+
+
+_kept_images = _KeptImages()
 
 
 class MadeMaps:
@@ -40,9 +65,7 @@ class MadeMaps:
         self._split, self._indices, self._plan, self._probe, self._features = split, indices, plan, probe, features
         self.order = split.order(indices)
 
-    def of(
-        self, extractors: Mapping[str, tf.types.experimental.PolymorphicFunction], size: Size
-    ) -> Iterator[tuple[str, Mode, tf.Tensor]]:
+    def of(self, extractors: Mapping[str, Function], size: Size) -> Iterator[tuple[str, Mode, tf.Tensor]]:
         """Feature maps float32 (n, h, w, F) of the images made in each mode, batch by batch, by extractor.
 
         Args:
@@ -50,9 +73,8 @@ class MadeMaps:
             size: Height and width of the made images in pixels.
         """
         if self._features is None:
-            for images, places in self._batches(size):
-                for mode, make in MAKERS.items():
-                    made = make(images, size, *places)
+            for by_mode in self._made(size):
+                for mode, made in by_mode.items():
                     for name, extract in extractors.items():
                         # The map is shorter under mixed precision.
                         yield name, mode, tf.cast(extract(made), tf.float32)
@@ -62,14 +84,24 @@ class MadeMaps:
                 for maps in self._kept_maps(name, extract, mode, size):
                     yield name, mode, tf.cast(maps, tf.float32)
 
+    def _made(self, size: Size) -> Iterable[Mapping[Mode, np.ndarray]]:
+        """The images made in each mode, uint8 (n, *size, C), batch by batch; a few are kept for later runs."""
+        split, facts = self._split, self._plan.facts
+        made = (
+            {mode: np.asarray(make(images, size, *places)) for mode, make in MAKERS.items()}
+            for images, places in self._batches(size)
+        )
+        if facts.natural or len(MAKERS) * len(self._indices) * math.prod((*size, facts.channels)) > MOST_BYTES:
+            return made
+        pixels = (facts.image_shape, size, self._batch_size(size), self._probe.seed)
+        return _kept_images.of((split.digest, digest_of(self._indices), *pixels), lambda: list(made))
+
     def places(self, size: Size) -> tuple[np.ndarray, np.ndarray]:
         """Row and column where each image begins on a canvas of a size, (N,) and (N,), in the order of the maps."""
         tops, lefts = canvas_places(len(self._split), self._split.size, size, self._probe.seed)
         return tops[self.order], lefts[self.order]
 
-    def _kept_maps(
-        self, name: str, extract: tf.types.experimental.PolymorphicFunction, mode: Mode, size: Size
-    ) -> Iterator[np.ndarray | tf.Tensor]:
+    def _kept_maps(self, name: str, extract: Function, mode: Mode, size: Size) -> Iterator[np.ndarray | tf.Tensor]:
         """The same of one extractor and mode, computed by an earlier run if possible."""
         assert self._features is not None
 

@@ -194,6 +194,7 @@ class _Measurement:
             else:
                 self._extractors[way.name] = compiled(way.convert(self._backbone, None, data.facts.image_size))
                 self._on_images[way.name] = native_head
+        self._of_any_size: keras.Model | None = None
         self._refitted: RefittedHeads | None = None
         self._refits = [way for way in REFITS if way.name in (probe.ways or ())]
         if self._refits:
@@ -221,7 +222,7 @@ class _Measurement:
         try:
             map_shape = self._plan.geometry.map_shape(size)
             heads = self._heads_for(map_shape)
-            rebuilt = rebuild(self._plan.head, self._head, map_shape, native_map)
+            rebuilt = self._rebuilt(map_shape)
             heads[AS_IS] = dict.fromkeys(Mode, compiled(rebuilt))
         except (ImageSizeError, ValueError) as error:
             reason = str(error)
@@ -251,6 +252,15 @@ class _Measurement:
             pointing=pointing.share if pointing else math.nan,
             seen=seen,
         )
+
+    def _rebuilt(self, map_shape: tuple[int, int, int]) -> keras.Model:
+        """The head for another map, see `rebuild`; one for maps of any size is built once for all of them."""
+        if self._of_any_size is not None:
+            return self._of_any_size
+        rebuilt = rebuild(self._plan.head, self._head, map_shape, self._plan.native_map)
+        if self._plan.head.takes_any_size:
+            self._of_any_size = rebuilt
+        return rebuilt
 
     def _heads_for(self, map_shape: tuple[int, int, int]) -> dict[str, ByMode]:
         """The converted heads that take a feature map of shape (H, W, F), by the names of their ways."""

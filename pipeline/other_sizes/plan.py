@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from pipeline.heads import HEADS
 from pipeline.heads.base import MEAN, Head
 from pipeline.heads.verdict import Verdict
 from pipeline.models.backbones.base import Backbone, ImageSizeError, ImageTooSmallError
-from pipeline.models.geometry import geometry_of
+from pipeline.models.geometry import Geometry, geometry_of
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.settings import SizeProbe
 
@@ -54,6 +55,10 @@ class PlannedSize:
     reason: str
 
 
+_planned: WeakKeyDictionary[Geometry, dict[Hashable, PlannedSize]] = WeakKeyDictionary()
+"""On each backbone that a process keeps: runs that differ in their seeds have one plan, and its gradients take time."""
+
+
 class SizePlan:
     """What a head on a backbone will do at any image size.
 
@@ -84,6 +89,13 @@ class SizePlan:
             ConfigError: The feature map is larger than `LARGEST_MAP`.
             ContractError: The head declares another seen fraction than its gradient has.
         """
+        planned = _planned.setdefault(self.geometry, {})
+        key = (type(self.head), repr(self.head), self.facts.classes, self.native_map, size)
+        if key not in planned:
+            planned[key] = self._plan(size)
+        return planned[key]
+
+    def _plan(self, size: Size) -> PlannedSize:
         head = self.head
         try:
             map_shape = self.geometry.map_shape(size)

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.common.size import Size
+from pipeline.models.traced import Function
 
 MOST_IMAGES = 1000
 """That are looked at, at each size."""
@@ -31,7 +32,7 @@ class Pointing:
 
     def __init__(
         self,
-        activations: tf.types.experimental.PolymorphicFunction,
+        activations: Function,
         labels: np.ndarray,
         places: tuple[np.ndarray, np.ndarray],
         image_size: Size,

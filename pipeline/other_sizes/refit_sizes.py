@@ -16,6 +16,7 @@ from pipeline.data.batches import Data
 from pipeline.models.backbones.base import ImageSizeError
 from pipeline.models.features import FeatureMaps
 from pipeline.models.predict import compiled
+from pipeline.models.traced import Function
 from pipeline.other_sizes.made_maps import MadeMaps
 from pipeline.other_sizes.plan import SizePlan
 from pipeline.other_sizes.refit import MOST_NUMBERS, Classifier, Refittable, drawn, fit_classifier
@@ -45,7 +46,7 @@ class RefittedHeads:
         self,
         cut: Refittable,
         ways: Sequence[RefitWay],
-        extract: tf.types.experimental.PolymorphicFunction,
+        extract: Function,
         data: Data,
         plan: SizePlan,
         probe: SizeProbe,
@@ -55,7 +56,6 @@ class RefittedHeads:
         self._native = None if data.facts.natural else data.facts.image_size
         self._features_of = compiled(cut.features)
         self._models = {(way.name, mode): cut.model(cut.classifier) for way in ways for mode in Mode}
-        self._compiled = {key: compiled(model) for key, model in self._models.items()}
         self._fitted: dict[tuple[str, Mode, Size | None], Classifier] = {}
         self._sizes = list(filter(self._takes, probe.image_sizes(data.facts.image_size)))
         labels = data.train_split.labels[data.train_indices]
@@ -70,16 +70,16 @@ class RefittedHeads:
             *(len(self._sizes), f"{len(indices):,}", time.monotonic() - started),
         )
 
-    def at(self, size: Size) -> dict[str, Mapping[Mode, tf.types.experimental.PolymorphicFunction]]:
+    def at(self, size: Size) -> dict[str, Mapping[Mode, Function]]:
         """Logits of maps of images of a size made in each mode, by the names of the ways; until it is called again."""
-        found: dict[str, Mapping[Mode, tf.types.experimental.PolymorphicFunction]] = {}
+        found: dict[str, Mapping[Mode, Function]] = {}
         for way in self._ways:
             if size not in self._sizes or (size == self._native and not way.for_all_sizes):
                 continue
             for mode in Mode:
                 fitted = self._fitted[way.name, mode, None if way.for_all_sizes else size]
                 self._models[way.name, mode].layers[-1].set_weights([fitted.kernel, fitted.bias])
-            found[way.name] = {mode: self._compiled[way.name, mode] for mode in Mode}
+            found[way.name] = {mode: compiled(self._models[way.name, mode]) for mode in Mode}
         return found
 
     def _takes(self, size: Size) -> bool:
@@ -94,9 +94,7 @@ class RefittedHeads:
         except (ImageSizeError, ValueError, tf.errors.InvalidArgumentError):
             return False
 
-    def _fit(
-        self, maps: MadeMaps, labels: np.ndarray, extract: tf.types.experimental.PolymorphicFunction, seed: int
-    ) -> None:
+    def _fit(self, maps: MadeMaps, labels: np.ndarray, extract: Function, seed: int) -> None:
         width = len(self._cut.classifier.kernel)
         of_one = [way.name for way in self._ways if not way.for_all_sizes]
         of_all = [way.name for way in self._ways if way.for_all_sizes]

@@ -17,6 +17,7 @@ import keras
 import mlflow
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mlflow import entities
 from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -277,8 +278,12 @@ class RunRecord:
     @deferred()
     def log_page(self, description: str, figures: dict[str, Figure]) -> None:
         """Records what the run's page shows: a description in Markdown, and pictures by file name."""
-        for name, figure in figures.items():
-            mlflow.log_figure(figure, name, save_kwargs={"dpi": 100})
+        with tempfile.TemporaryDirectory() as directory:
+            for name, figure in figures.items():
+                figure.set_dpi(100)
+                # Figure.savefig draws everything twice, once for the size of a box that is not cut.
+                FigureCanvasAgg(figure).print_png(Path(directory) / name)  # type: ignore[no-untyped-call]
+            mlflow.log_artifacts(directory)
         mlflow.set_tag(Tag.DESCRIPTION, shortened(description, File.SIZE_TABLE))
 
     def picture(self, name: str) -> str:

@@ -15,6 +15,7 @@ from pipeline.models.backbones.small import SmallFcn
 from pipeline.models.build import build_model
 from pipeline.models.fused import fused_adam, fused_batch_norm
 from pipeline.models.predict import compiled
+from pipeline.models.traced import WithWeights
 
 MAPS = np.random.default_rng(0).normal(3, 2, (4, 5, 6, 3)).astype(np.float32)
 
@@ -108,8 +109,9 @@ def test_inference_is_traced_with_it_and_a_recorded_model_is_not() -> None:
     logits_of = compiled(model)
     images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
     np.testing.assert_allclose(logits_of(images), model(images, training=False), rtol=1e-4, atol=1e-5)
-    (graph,) = [function.graph for function in logits_of._list_all_concrete_functions()]
-    assert [operation.type for operation in graph.get_operations()].count("FusedBatchNormV3") == 4
+    assert isinstance(logits_of, WithWeights)
+    operations = logits_of.kept.function.graph.get_operations()
+    assert [operation.type for operation in operations].count("FusedBatchNormV3") == 4
     exported = tf.function(lambda pixels: model(pixels, training=False))
     plain = exported.get_concrete_function(tf.TensorSpec((1, 28, 28, 1), tf.uint8)).graph
     assert "FusedBatchNormV3" not in {operation.type for operation in plain.get_operations()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -30,6 +31,7 @@ from pipeline.models.build import build_model
 from pipeline.models.predict import predict
 from pipeline.models.scores import accuracy
 from pipeline.other_sizes import gradient
+from pipeline.other_sizes import plan as plan_module
 from pipeline.other_sizes.gradient import seen_cells
 from pipeline.other_sizes.measure import MeasuredSize, Predictions, check_plan, measure_sizes
 from pipeline.other_sizes.modes import canvas_places, lay_on_canvas
@@ -113,6 +115,26 @@ def test_plan_follows_the_rules(head: Head, verdicts: list[str]) -> None:
     assert [size.seen_pixels for size in others] == [float(size.verdict is not Verdict.REFUSES) for size in others]
     native = plan[3]
     assert native.parameters == 65_568 + (7 * 7 * 64 * 10 + 10 if isinstance(head, FlattenDense) else 64 * 10 + 10)
+
+
+@pytest.mark.long
+def test_a_plan_is_made_once_for_all_seeds_and_heads_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Size] = []
+
+    def counted(head: keras.Model, map_shape: tuple[int, int, int]) -> np.ndarray:
+        looks.append(map_shape[:2])
+        return seen_cells(head, map_shape)
+
+    monkeypatch.setattr(plan_module, "seen_cells", counted)
+    monkeypatch.setattr(plan_module, "_planned", WeakKeyDictionary())
+    sizes = SizeProbe(sizes=[28, 40])
+    plans = [SizePlan(SmallFcn(), AveragePool(), FASHION).sizes(sizes) for _ in range(2)]
+    assert plans[0] == plans[1]
+    assert looks == [(7, 7), (10, 10)]
+    others = [GlobalAveragePool(), AveragePool(hidden_units=[5])]
+    pooled, deeper = (SizePlan(SmallFcn(), head, FASHION).sizes(sizes)[1] for head in others)
+    assert [plan.verdict for plan in (plans[0][1], pooled, deeper)] == [Verdict.CROPS, Verdict.ADAPTS, Verdict.CROPS]
+    assert deeper.parameters == 65_568 + 64 * 5 + 5 + 5 * 10 + 10
 
 
 def test_an_image_too_small_for_the_strides_is_a_refusal_not_an_error() -> None:
