@@ -19,7 +19,7 @@ NAMES = [r"[/bold]:smile:$\frac{$<script>alert(1)</script>a|b", "[red]x%d{0}\\nÃ
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow)])
 def test_an_arm_may_have_any_name(name: str) -> None:
     runs = study(seeds=3)
     runs["params.arm"] = name + " " + runs["tags.head"]

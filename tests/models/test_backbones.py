@@ -138,7 +138,7 @@ def test_a_weights_file_gives_its_weights_to_a_keras_application(tmp_path: Path)
     assert built.trainable_weights == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_weights_that_do_not_fit_a_keras_application_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.weights.h5"

@@ -52,7 +52,9 @@ def test_a_peak_is_a_hit_where_the_middle_of_its_cell_lies_on_the_image(monkeypa
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("head", [GlobalAveragePool(), GlobalMaxPool()], ids=lambda head: head.name)
+@pytest.mark.parametrize(
+    "head", [GlobalAveragePool(), pytest.param(GlobalMaxPool(), marks=pytest.mark.slow)], ids=lambda head: head.name
+)
 def test_the_probe_points_at_larger_sizes_alone(head: Head, tmp_path: Path) -> None:
     data = source.load(Dataset(name="digits", version="1.0.0"), 0, tmp_path)
     backbone, probe = SmallFcn(filters=[4, 4], strides=[2, 2]), SizeProbe(sizes=[4, 8, 16], max_images=30, ways=[])

@@ -132,7 +132,7 @@ def test_shares_are_those_of_the_window() -> None:
     assert (twenty.map_size, twenty.seen_fraction, twenty.seen_pixels) == ((10, 10), 64 / 100, 18**2 / 20**2)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_ways_answer_like_their_converted_models() -> None:
     images = _images(SIDE)
     model = _of_several_classes(flatten_dense(), images)
@@ -152,7 +152,7 @@ def test_ways_answer_like_their_converted_models() -> None:
                 assert np.array_equal(score.right, answers.argmax(axis=1) == labels), (name, result.size, mode)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_pixels_are_scaled_before_the_model() -> None:
     inputs = keras.Input((4, 4, 1))
     x = keras.layers.Dense(2, kernel_initializer="zeros")(keras.layers.Flatten()(inputs))

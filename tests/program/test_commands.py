@@ -29,7 +29,9 @@ WRONG = [
         "head.pool_size=[9, 9]: must fit into the 2×2 feature map",
         marks=pytest.mark.slow,
     ),
-    ("dataset=tfds dataset.name=no_such_dataset", "dataset.name=no_such_dataset: TFDS"),
+    pytest.param(
+        *("dataset=tfds dataset.name=no_such_dataset", "dataset.name=no_such_dataset: TFDS"), marks=pytest.mark.slow
+    ),
     pytest.param(
         "backbone.strides=[4,4,4,4]", "backbone=small_fcn needs images of at least 256×256 px", marks=pytest.mark.slow
     ),

@@ -43,7 +43,7 @@ def test_every_command_has_a_script_that_is_its_main() -> None:
     ("line", "offered"),
     [
         ("fcn-heads-train head=glo", ["head=global_average_pool", "head=global_max_pool"]),
-        ("fcn-heads-train study=heads_b", ["study=heads_by_size"]),
+        ("fcn-heads-train study=heads_b", ["study=heads_by_receptive_field", "study=heads_by_size"]),
         ("fcn-heads-train training.epo", ["training.epochs="]),
         ("fcn-heads-compare stat", ["statistics."]),
         ("fcn-heads-sync tracking=", ["tracking=local", "tracking=server"]),

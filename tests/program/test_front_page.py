@@ -67,7 +67,7 @@ def test_the_front_page_stands_before_mlflow(tiny_study: Path) -> None:
     assert psutil.wait_procs(servers, timeout=HANG_SECONDS)[1] == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_mlflow_sends_nothing_home() -> None:
     """Neither from a terminal nor where MLflow takes itself for tested."""
     code = (

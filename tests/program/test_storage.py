@@ -194,6 +194,7 @@ def test_without_room_for_the_cache_images_are_kept_in_memory(
     source.forget()
 
 
+@pytest.mark.slow
 def test_without_room_for_the_dataset_its_directory_is_named(small_disk: SmallDisk, tmp_path: Path) -> None:
     dataset = Dataset(name="digits", version="1.0.0", data_dir=str(small_disk.path))
     small_disk.fill(kilobytes_left=32)

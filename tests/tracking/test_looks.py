@@ -16,7 +16,7 @@ from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import experiment_id, open_store
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_seeds_added_after_a_look_are_told(tmp_path: Path) -> None:
     open_store(Tracking(), tmp_path)
     client = MlflowClient()

@@ -148,7 +148,7 @@ def test_an_image_is_changed_in_another_way_in_each_epoch() -> None:
     assert len({image.tobytes() for image in first}) > 1
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_images_of_natural_sizes_keep_them(tmp_path: Path) -> None:
     dataset = Dataset(name="digits", version="1.0.0", native_size=True)
     data = source.load(dataset, 0, tmp_path)

@@ -58,7 +58,7 @@ def _fit(
     return model, result, tested, steps
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_second_stage_goes_on_from_the_first_and_trains_the_backbone(digits: Data, tmp_path: Path) -> None:
     untrained = _model()
     first, _, tested_first, _ = _fit(digits, tmp_path / "a", dataclasses.replace(TRAINING, fine_tuning=FineTuning()))

@@ -210,7 +210,7 @@ def test_steps_at_once_train_what_single_steps_do(digits: Data) -> None:
         assert logs == pytest.approx(other_logs, abs=0.01)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_training_behind_the_median_of_five_others_ends(digits: Data, caplog: pytest.LogCaptureFixture) -> None:
     def trained(others: list[list[float]]) -> tuple[Fit, list[int]]:
         seen: list[int] = []
@@ -264,7 +264,7 @@ def test_mixed_precision_keeps_logits_in_float32(digits: Data) -> None:
     assert keras.config.dtype_policy().name == "float32"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_mirrored_strategy_on_one_device_trains_the_same(digits: Data) -> None:
     def weights(strategy: Strategy) -> list[np.ndarray]:
         # Not with Adam, which divides by the gradient's size: of a rounding error it makes a whole step.
