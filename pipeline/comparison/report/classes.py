@@ -24,7 +24,7 @@ FEWEST_IMAGES = 2
 def classes_tables(group: Group, statistics: Statistics) -> Iterator[Table]:
     """A row a class: the arms' accuracies, then the leads of the most accurate arm.
 
-    None where nothing is compared, or where the classes of the images are not known: runs of before did not bring them.
+    No table where nothing is compared, or where the classes of the images are not known: older runs did not bring them.
     """
     known = _classes(group)
     if not group.comparisons or known is None:
