@@ -201,6 +201,12 @@ def test_a_field_is_told_where_all_runs_recorded_it_and_parts_no_arms() -> None:
         assert arms == ["flatten_dense", "average_pool", "global_average_pool"]
     whole = new.assign(**{Param.RECEPTIVE_FIELD.column: "whole image"})
     assert "small_fcn (whose cells see the whole image)" in make_report(whole, STATISTICS, WAYS, ASKS).limits
+    other = new.assign(**{Param.RECEPTIVE_FIELD.column: "23×23", Param.IMAGE_SIZE.column: "16×16"})
+    both = pd.concat([new, other]).assign(**{Param.TRAIN_EXAMPLES.column: "1293"})
+    assert make_report(both, STATISTICS, WAYS, ASKS).limits.startswith(
+        "This is about digits and small_fcn (whose cells see 13×13 px and 23×23 px), on 1,293 training and 2,000 test "
+        "images;"
+    )
 
 
 def test_a_recipe_beyond_the_default_is_told_and_one_that_differs_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import pandas as pd
@@ -58,11 +59,13 @@ def limits(groups: Sequence[Group]) -> str:
     """What the answer depends on, taken from the runs themselves."""
     runs = pd.concat([arm.runs for group in groups for arm in group.arms])
     datasets = list(dict.fromkeys(group.dataset for group in groups))
-    backbones = list(dict.fromkeys(_backbone_text(group) for group in groups))
     images = sorted({table.shape[1] for group in groups for arm in group.arms for table in arm.answers.values()})
-    tested = f", on {listed_text([f'{count:,}' for count in images])} test images" if images else ""
+    count = common_value(runs, Param.TRAIN_EXAMPLES.column)
+    trained = f"{int(count):,} training and " if count is not None and count.isdigit() else ""
+    tested = f", on {trained}{listed_text([f'{count:,}' for count in images])} test images" if images else ""
     sentences = [
-        f"This is about {listed_text(datasets)} and {listed_text(backbones)}{tested}; it says nothing yet about others."
+        f"This is about {listed_text(datasets)} and {listed_text(_backbone_texts(groups))}{tested}; it says nothing "
+        "yet about others."
     ]
     shared = _shared_training_images(runs)
     if shared is not None:
@@ -88,13 +91,17 @@ def limits(groups: Sequence[Group]) -> str:
     return " ".join(sentences)
 
 
-def _backbone_text(group: Group) -> str:
-    """`small_fcn (whose cells see 13×13 px)`; the name alone where the runs recorded no field, or several."""
-    field = common_value(pd.concat([arm.runs for arm in group.arms]), Param.RECEPTIVE_FIELD.column)
-    if field is None:
-        return group.backbone
-    # A field is numbers, or words.
-    return f"{group.backbone} (whose cells see {f'{field} px' if field[0].isdigit() else f'the {field}'})"
+def _backbone_texts(groups: Sequence[Group]) -> list[str]:
+    """`small_fcn (whose cells see 7×7 px and 13×13 px)`; the name alone where a group has no field or several."""
+    fields: dict[str, list[str | None]] = defaultdict(list)
+    for group in groups:
+        field = common_value(pd.concat([arm.runs for arm in group.arms]), Param.RECEPTIVE_FIELD.column)
+        # A field is numbers, or words.
+        fields[group.backbone].append(field and (f"{field} px" if field[0].isdigit() else f"the {field}"))
+    return [
+        name if None in found else f"{name} (whose cells see {listed_text(list(dict.fromkeys(filter(None, found))))})"
+        for name, found in fields.items()
+    ]
 
 
 def _shared_training_images(runs: pd.DataFrame) -> float | None:
