@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "tracking": {"common", "heads", "data", "models", "other_sizes", "training", "comparison"},
     "config": {"common", "heads", "data", "models", "other_sizes", "training", "comparison", "tracking"},
     "cli": {"common", "config", "tracking"},
-    "study": {"common", "other_sizes", "comparison", "tracking", "config", "cli"},
+    "study": {"common", "data", "other_sizes", "comparison", "tracking", "config", "cli"},
     "run": {"common", "data", "models", "other_sizes", "training", "tracking", "config"},
     **{command: {"common", "data", "other_sizes", "tracking", "config", "cli", "study", "run"} for command in COMMANDS},
 }

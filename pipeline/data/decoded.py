@@ -17,6 +17,7 @@ from pipeline.common.errors import require
 from pipeline.common.files import DiskFullError, free_space, is_disk_full
 from pipeline.common.size import Size, size_text
 from pipeline.data.facts import DatasetFacts
+from pipeline.data.kept_images import IMAGES, LABELS, directory_of
 from pipeline.data.made_once import begin_array, made_once, open_array
 from pipeline.data.settings import Cache
 from pipeline.data.splits import DecodedSplit
@@ -65,7 +66,7 @@ def decode_once(
     shape = (int(builder.info.splits[split].num_examples), *facts.image_shape)
     needed = math.prod(shape)
     if cache is Cache.disk:
-        directory = cache_dir / f"{facts.name.replace('/', '-')}-{digest}-{'x'.join(map(str, facts.image_shape))}"
+        directory = directory_of(cache_dir, facts.name, digest, facts.image_shape)
         try:
             return DecodedSplit(split, digest, *_decoded_on_disk(builder, split, shape, directory))
         except OSError as error:
@@ -99,8 +100,8 @@ def _decoded_on_disk(
         math.prod(shape),
         make=lambda beside: _decode_to_disk(builder, split, shape, beside),
         open_made=lambda made: (
-            open_array(made / "images.npy", np.uint8, shape),
-            open_array(made / "labels.npy", np.int64, shape[:1]),
+            open_array(made / IMAGES, np.uint8, shape),
+            open_array(made / LABELS, np.int64, shape[:1]),
         ),
         again="the images are decoded anew",
     )
@@ -109,7 +110,7 @@ def _decoded_on_disk(
 def _decode_to_disk(builder: tfds.core.DatasetBuilder, split: str, shape: tuple[int, ...], directory: Path) -> None:
     directory.mkdir()
     _, height, width, _ = shape
-    with (directory / "images.npy").open("wb") as images, (directory / "labels.npy").open("wb") as labels:
+    with (directory / IMAGES).open("wb") as images, (directory / LABELS).open("wb") as labels:
         begin_array(images, "|u1", shape)
         begin_array(labels, "<i8", shape[:1])
         for batch_images, batch_labels in _decoded(builder, split, (height, width)):

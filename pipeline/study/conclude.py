@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from pipeline.common.errors import UserError, require
 from pipeline.common.names import File
 from pipeline.common.settings import PLAIN_NAME, is_plain_name, is_short
 from pipeline.comparison.report.files import write_report
+from pipeline.comparison.report.gallery import FindImages
 from pipeline.comparison.report.markdown import markdown_page
 from pipeline.comparison.report.report import make_report
 from pipeline.comparison.report.terminal import print_report
@@ -20,6 +22,7 @@ from pipeline.comparison.schema import faults
 from pipeline.comparison.settings import Asks, Statistics
 from pipeline.comparison.shared import together
 from pipeline.comparison.snapshot import read_snapshot
+from pipeline.data.kept_images import find_images
 from pipeline.other_sizes.ways import ALL_WAYS
 from pipeline.study.links import how_to_look
 from pipeline.tracking.looks import seeds_added_after_a_look
@@ -52,7 +55,8 @@ def conclude(runs: pd.DataFrame, statistics: Statistics, asks: Asks, tracking: T
     directory = output_path / "studies" / sweep
     with talking_to(tracking.server):
         compared = _answered(runs)
-    report = make_report(compared, statistics, ALL_WAYS, asks, seeds_added_after_a_look(runs))
+    added = seeds_added_after_a_look(runs)
+    report = make_report(compared, statistics, ALL_WAYS, asks, added, _kept_images(output_path))
     print_report(report, console())
     arms = [arm for section in report.sections for arm in section.group.arms]
     write_report(report, compared, directory, lambda run_id: run_link(address, experiments[run_id], run_id))
@@ -107,10 +111,15 @@ def _conclude_tables(
     runs = together(tables)
     name = "+".join(names)
     directory = output_path / "studies" / (name if is_short(name) else digest_of(name))
-    report = make_report(runs, statistics, ALL_WAYS, asks)
+    report = make_report(runs, statistics, ALL_WAYS, asks, find_images=_kept_images(output_path))
     print_report(report, console())
     write_report(report, runs, directory, link=None)
     _tell_where(directory)
+
+
+def _kept_images(output_path: Path) -> FindImages:
+    """Finds the test images that runs of an `output_dir` have decoded."""
+    return partial(find_images, output_path / "cache")
 
 
 def finished(runs: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,7 @@ def classes_tables(group: Group, statistics: Statistics) -> Iterator[Table]:
 
     No table where nothing is compared, or where the classes of the images are not known: older runs did not bring them.
     """
-    known = _classes(group)
+    known = known_classes(group)
     if not group.comparisons or known is None:
         return
     labels, names = known
@@ -66,7 +66,7 @@ def classes_tables(group: Group, statistics: Statistics) -> Iterator[Table]:
     )
 
 
-def _classes(group: Group) -> tuple[np.ndarray, tuple[str, ...]] | None:
+def known_classes(group: Group) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """Label of each test image, (N,), and the classes' names; None unless all runs say the same of all images."""
     recorded = {packed for arm in group.arms for packed in arm.runs.get(LABELS, [None])}
     (packed,) = recorded if len(recorded) == 1 else (None,)

@@ -15,6 +15,7 @@ from pipeline.comparison.arms import common_value
 from pipeline.comparison.contrasts import contrasts
 from pipeline.comparison.recorded import asked
 from pipeline.comparison.report.answer import answer, control_text, training_size_answer
+from pipeline.comparison.report.gallery import FindImages, Gallery, galleries
 from pipeline.comparison.report.method import limits
 from pipeline.comparison.report.scores import scores_tables
 from pipeline.comparison.report.tables import arms_table, comparisons_table, contrasts_table, sizes_table
@@ -37,6 +38,7 @@ class Section:
         sizes: A row for each other image size.
         ways: What other ways to run the models give: the best ways, and a table a mode; none without other ways.
         scores: Scores beside accuracy, by arm and by class; none where the runs recorded none.
+        galleries: Test images on which two arms part; none where the images are not within reach.
     """
 
     group: Group
@@ -48,6 +50,7 @@ class Section:
     sizes: Table
     ways: tuple[Table, ...]
     scores: tuple[Table, ...]
+    galleries: tuple[Gallery, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,12 @@ class Report:
 
 
 def make_report(
-    runs: pd.DataFrame, statistics: Statistics, ways: Sequence[WayStyle], asks: Asks, warnings: Sequence[str] = ()
+    runs: pd.DataFrame,
+    statistics: Statistics,
+    ways: Sequence[WayStyle],
+    asks: Asks,
+    warnings: Sequence[str] = (),
+    find_images: FindImages = lambda dataset, labels, size: None,
 ) -> Report:
     """Compares the arms of a study, or of several studies.
 
@@ -90,6 +98,7 @@ def make_report(
         ways: The ways to run trained models that there are.
         asks: What the question is about; where it does not say, what the runs have recorded of it.
         warnings: What a reader has to know beside what the runs tell.
+        find_images: Finds test images to show; without it, none are shown.
 
     Raises:
         UserError: There is nothing to compare.
@@ -106,13 +115,13 @@ def make_report(
         warnings=(*warnings, *repeats, *_broken_pairings(groups), *(found.left_out if found else ())),
         limits=limits(groups),
         contrasts=contrasts_table(found, statistics) if found is not None and found.found else None,
-        sections=tuple(_section(group, asks, statistics) for group in groups),
+        sections=tuple(_section(group, asks, statistics, find_images) for group in groups),
         statistics=statistics,
         ways={way.name: way for way in ways},
     )
 
 
-def _section(group: Group, asks: Asks, statistics: Statistics) -> Section:
+def _section(group: Group, asks: Asks, statistics: Statistics, find_images: FindImages) -> Section:
     told = asks.about in (About.training_size, About.other_sizes)
     return Section(
         group=group,
@@ -124,6 +133,7 @@ def _section(group: Group, asks: Asks, statistics: Statistics) -> Section:
         sizes=sizes_table(group, statistics),
         ways=tuple(ways_tables(group, statistics)),
         scores=tuple(scores_tables(group, statistics)),
+        galleries=tuple(galleries(group, asks, find_images)),
     )
 
 
