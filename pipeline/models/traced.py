@@ -19,8 +19,8 @@ from pipeline.models.graph import is_graph
 
 MOST_KEPT = 64
 """Functions that a process keeps at most; those that were traced first make room."""
-LARGEST = 2**23
-"""Numbers in the weights of a model whose functions are kept: 32 MB, of which there are two more copies then."""
+LARGEST = 2**20
+"""Numbers in the weights of a model whose functions are kept: 4 MB each, so that all of them take 256 MB at most."""
 
 Function = Callable[..., tf.Tensor]
 
