@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pipeline.common.bounded import Bounded
 from pipeline.common.size import Size
 from pipeline.models.backbones.base import Backbone
 from pipeline.models.reach import Reach, reach_of
@@ -60,7 +61,7 @@ class Geometry:
         return reach_of(self._extractor)
 
 
-_kept: dict[tuple[object, ...], Geometry] = {}
+_kept: Bounded[Geometry] = Bounded(MOST_KEPT)
 
 
 def geometry_of(backbone: Backbone, channels: int) -> Geometry:
@@ -68,8 +69,4 @@ def geometry_of(backbone: Backbone, channels: int) -> Geometry:
     file = backbone.file
     written = None if file is None else (file.stat().st_mtime_ns, file.stat().st_size)
     key = (repr(backbone), channels, keras.config.dtype_policy().name, written)
-    if key not in _kept:
-        if len(_kept) >= MOST_KEPT:
-            del _kept[next(iter(_kept))]
-        _kept[key] = Geometry(backbone, channels)
-    return _kept[key]
+    return _kept.of(key, lambda: Geometry(backbone, channels))

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pipeline.common.bounded import Bounded
 from pipeline.models.graph import is_graph
 
 MOST_KEPT = 64
@@ -51,7 +52,7 @@ class WithWeights:
         return self.kept.function(*(tf.convert_to_tensor(value, spec.dtype) for value, spec in pairs))
 
 
-_all_kept: dict[tuple[str, str, tuple[tf.TensorSpec, ...]], Kept] = {}
+_all_kept: Bounded[Kept] = Bounded(MOST_KEPT)
 
 
 def traced(model: keras.Model, function: Function, name: str, *signature: tf.TensorSpec) -> Function:
@@ -69,12 +70,8 @@ def traced(model: keras.Model, function: Function, name: str, *signature: tf.Ten
     structure = structure_of(model) if model.count_params() <= LARGEST else None
     if structure is None:
         return tf.function(lambda *inputs: function(model, *inputs), signature, autograph=False)
-    key = (name, structure, signature)
-    if key not in _all_kept:
-        if len(_all_kept) >= MOST_KEPT:
-            del _all_kept[next(iter(_all_kept))]
-        _all_kept[key] = _traced_apart(model, function, signature)
-    return WithWeights(_all_kept[key], [variable.numpy() for variable in model.variables], signature)
+    kept = _all_kept.of((name, structure, signature), lambda: _traced_apart(model, function, signature))
+    return WithWeights(kept, [variable.numpy() for variable in model.variables], signature)
 
 
 def _traced_apart(model: keras.Model, function: Function, signature: tuple[tf.TensorSpec, ...]) -> Kept:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from pipeline.common.bounded import Bounded
 from pipeline.common.condition import AS_IS, Mode
 from pipeline.common.digest import digest_of
 from pipeline.common.size import Size, size_text
@@ -27,22 +28,7 @@ MOST_SIZES = 16
 """Of which it keeps them."""
 
 
-class _KeptImages:
-    """Made images by all that decides them; those that were made first make room."""
-
-    def __init__(self) -> None:
-        self._kept: dict[Hashable, list[Mapping[Mode, np.ndarray]]] = {}
-
-    def of(self, key: Hashable, make: Callable[[], list[Mapping[Mode, np.ndarray]]]) -> list[Mapping[Mode, np.ndarray]]:
-        """What is kept under a key; it is made if it is not there."""
-        if key not in self._kept:
-            if len(self._kept) >= MOST_SIZES:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = make()
-        return self._kept[key]
-
-
-_kept_images = _KeptImages()
+_kept_images: Bounded[list[Mapping[Mode, np.ndarray]]] = Bounded(MOST_SIZES)
 
 
 class MadeMaps:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.common.bounded import Bounded
 from pipeline.models import traced
 from pipeline.models.predict import compiled
 
@@ -133,8 +134,7 @@ def test_what_a_configuration_may_not_tell_is_not_shared() -> None:
 
 
 def test_no_more_are_kept_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traced, "MOST_KEPT", 2)
-    monkeypatch.setattr(traced, "_all_kept", {})
+    monkeypatch.setattr(traced, "_all_kept", Bounded(2))
     for filters in (1, 2, 3):
         compiled(_model(CONV(filters, 1)))
     assert len(traced._all_kept) == 2

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.common.bounded import Bounded
 from pipeline.common.condition import AS_IS, Mode
 from pipeline.data import source
 from pipeline.data.batches import Data
@@ -27,7 +28,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(made_maps, "_kept_images", made_maps._KeptImages())
+    monkeypatch.setattr(made_maps, "_kept_images", Bounded(made_maps.MOST_SIZES))
 
 
 def _images(data: Data, size: int, images: int = 20, **probe: int) -> dict[Mode, np.ndarray]:
@@ -66,12 +67,12 @@ def test_the_second_run_gets_the_images_of_the_first_and_other_images_are_made(
 
 @pytest.mark.long
 def test_no_more_is_kept_than_there_may_be(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(made_maps, "MOST_SIZES", 2)
+    monkeypatch.setattr(made_maps, "_kept_images", Bounded(2))
     for size in (9, 10, 11):
         _images(digits, size)
-    assert len(made_maps._kept_images._kept) == 2
+    assert len(made_maps._kept_images) == 2
     # Two modes of 20 images of 12×12 px are 5,760 bytes.
     monkeypatch.setattr(made_maps, "MOST_BYTES", 2 * 20 * 12 * 12 - 1)
-    monkeypatch.setattr(made_maps, "_kept_images", made_maps._KeptImages())
+    monkeypatch.setattr(made_maps, "_kept_images", Bounded(made_maps.MOST_SIZES))
     _images(digits, 12)
-    assert not made_maps._kept_images._kept
+    assert len(made_maps._kept_images) == 0
