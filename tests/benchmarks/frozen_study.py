@@ -5,17 +5,21 @@
 MODEL.keras is what the program recorded for `small_fcn` trained on Fashion-MNIST. Each side trains six heads with each
 seed, five epochs on all of Fashion-MNIST or a slice, and tests them at eight sizes in two modes. In each round every
 side runs once, from an empty `output_dir`, in an order that turns; ratios are taken within a round. `--uncached-seeds`
-lets the slow side run fewer seeds; its time is then scaled to all of them. Prints a Markdown table.
+lets the slow side run fewer seeds; its time is then scaled to all of them. Prints a Markdown table. Peak memory is what
+is resident at most, pages of mapped files among it; disk is what is kept of feature maps.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
@@ -57,6 +61,11 @@ def script(model: Path, split: str, epochs: int, seeds: int) -> tuple[float, int
     return seconds, 0
 
 
+def with_peak(side: Callable[[], tuple[float, int]]) -> tuple[float, int, int]:
+    """What a side gives, and bytes resident at most in one of its processes; for a process that ran nothing else."""
+    return *side(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
 def main() -> None:
     """Compares, then prints the table on standard output; progress goes to standard error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -70,21 +79,26 @@ def main() -> None:
     model, split, epochs, seeds = arguments.model.absolute(), arguments.split, arguments.epochs, arguments.seeds
     fewer = arguments.uncached_seeds or seeds
     sides: dict[str, Callable[[], tuple[float, int]]] = {
-        "kept maps": lambda: program(model, split, epochs, seeds),
-        "backbone in each step": lambda: program(model, split, epochs, fewer, "backbone.feature_cache=none"),
-        "careful script": lambda: script(model, split, epochs, seeds),
+        "kept maps": partial(program, model, split, epochs, seeds),
+        "backbone in each step": partial(program, model, split, epochs, fewer, "backbone.feature_cache=none"),
+        "careful script": partial(script, model, split, epochs, seeds),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    peaks, disk = dict.fromkeys(sides, 0), dict.fromkeys(sides, 0)
     for turn in range(arguments.rounds):
         names = list(sides)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            took, kept = sides[name]()
+            with ProcessPoolExecutor(1) as fresh:
+                took, disk[name], peak = fresh.submit(with_peak, sides[name]).result()
+            peaks[name] = max(peaks[name], peak)
             seconds[name].append(took * (seeds / fewer if name == "backbone in each step" else 1))
-            log(f"round {turn + 1}/{arguments.rounds} {name}: {seconds[name][-1]:.1f} s, {kept / 1e9:.2f} GB")
-    print("\n".join([row(["", "wall time s", "kept maps ÷ it"]), row(["---", "---:", "---:"])]))
+            log(f"round {turn + 1}/{arguments.rounds} {name}: {seconds[name][-1]:.1f} s")
+    heading = ["", "wall time s", "kept maps ÷ it", "peak memory GB", "disk GB"]
+    print("\n".join([row(heading), row(["---"] + ["---:"] * 4)]))
     for name, spent in seconds.items():
         ratio = median_and_range([one / other for one, other in zip(seconds["kept maps"], spent, strict=True)])
-        print(row([name, f"{statistics.median(spent):.1f}", ratio]))
+        sizes = (f"{size[name] / 1e9:.2f}" for size in (peaks, disk))
+        print(row([name, f"{statistics.median(spent):.1f}", ratio, *sizes]))
 
 
 if __name__ == "__main__":
