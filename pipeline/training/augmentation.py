@@ -11,6 +11,7 @@ import math
 
 import tensorflow as tf
 
+from pipeline.training.rand_augment import rand_augment
 from pipeline.training.settings import Augmentation
 
 ERASED_AREA = (0.02, 0.33)
@@ -38,6 +39,10 @@ def augment(
     changed = tf.cast(images, tf.float32)
     if settings.moves:
         changed = _moved(changed, settings, moving)
+    if settings.operations > 0:
+        # Folded in and not split off, so that the others' draws are the same with and without it.
+        operating = tf.random.fold_in(seed, 1)
+        changed = rand_augment(changed, settings.operations, settings.magnitude, operating)
     if settings.erase > 0:
         changed = _erased(changed, settings.erase, erasing)
     if settings.mixes:

@@ -71,6 +71,8 @@ class Augmentation(Settings):
         translate: Shift by up to this share of height and width, in whole pixels; edges are mirrored in.
         rotate: Turn by up to so many degrees, either way.
         zoom: Enlarge or shrink by up to this share.
+        operations: Operations of RandAugment that each image gets, each drawn from fourteen; 0 for none.
+        magnitude: How strong these are, 0 to 30.
         erase: Share of the images in which a rectangle, 2 to 33 % of the area, gets the image's mean.
         mixup: α of the Beta distribution of the shares in which two images and their labels are mixed; 0 mixes none.
         cutmix: The same for a part of one image pasted into another; beside `mixup`, each image draws one of the two.
@@ -80,6 +82,8 @@ class Augmentation(Settings):
     translate: float = 0.0
     rotate: float = 0.0
     zoom: float = 0.0
+    operations: int = 0
+    magnitude: float = 9.0
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -90,6 +94,8 @@ class Augmentation(Settings):
         for name in ("translate", "zoom"):
             self.require(name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)", example=0.1)
         self.require("rotate", 0 <= self.rotate <= 180, "must lie in [0, 180]", example=10)
+        self.require("operations", 0 <= self.operations <= 14, "must lie in 0 to 14", example=2)
+        self.require("magnitude", 0 <= self.magnitude <= 30, "must lie in [0, 30]", example=9)
         self.require("erase", 0 <= self.erase <= 1, "must lie in [0, 1]", example=0.25)
         for name in ("mixup", "cutmix"):
             self.require(name, 0 <= getattr(self, name) <= 100, "must lie in [0, 100]", example=0.2)
@@ -107,7 +113,7 @@ class Augmentation(Settings):
     @property
     def is_on(self) -> bool:
         """Whether there is any."""
-        return self.moves or self.erase > 0 or self.mixes
+        return self.moves or self.operations > 0 or self.erase > 0 or self.mixes
 
 
 @dataclass

@@ -214,12 +214,15 @@ WRONG = [
     (["backbone.feature_cache_gb=0"], "backbone.feature_cache_gb=0.0: must be a number above 0"),
     (["training.augmentation=light"], "training.augmentation=light: Invalid type assigned"),
     (["training.augmentation.mirror=true"], "training.augmentation.mirror=true: there is no such setting. "
-     "training.augmentation has flip, translate, rotate, zoom, erase, mixup, cutmix."),
+     "training.augmentation has flip, translate, rotate, zoom, operations, magnitude, erase, mixup, cutmix."),
     (["training.augmentation.flip=0.5"], "training.augmentation.flip=0.5: Value '0.5' is not a valid bool"),
     (["training.augmentation.translate=1"], "training.augmentation.translate=1.0: must lie in [0, 1). Use for example "
      "training.augmentation.translate=0.1."),
     (["training.augmentation.zoom=nan"], "training.augmentation.zoom=nan: must lie in [0, 1)"),
     (["training.augmentation.rotate=360"], "training.augmentation.rotate=360.0: must lie in [0, 180]"),
+    (["training.augmentation.operations=-1"], "training.augmentation.operations=-1: must lie in 0 to 14. Use for "
+     "example training.augmentation.operations=2."),
+    (["training.augmentation.magnitude=31"], "training.augmentation.magnitude=31.0: must lie in [0, 30]"),
     (["training.augmentation.erase=2"], "training.augmentation.erase=2.0: must lie in [0, 1]"),
     (["training.augmentation.mixup=-1"], "training.augmentation.mixup=-1.0: must lie in [0, 100]"),
     (["training.augmentation.cutmix=inf"], "training.augmentation.cutmix=inf: must lie in [0, 100]"),

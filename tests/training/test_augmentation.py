@@ -17,7 +17,9 @@ from pipeline.training.augmentation import augment
 from pipeline.training.batches import train_batches
 from pipeline.training.settings import Augmentation, Training
 
-EVERYTHING = Augmentation(flip=True, translate=0.2, rotate=20, zoom=0.2, erase=0.5, mixup=0.4, cutmix=1.0)
+EVERYTHING = Augmentation(
+    flip=True, translate=0.2, rotate=20, zoom=0.2, operations=2, magnitude=9, erase=0.5, mixup=0.4, cutmix=1.0
+)
 GRID = np.arange(1, 17, dtype=np.uint8).reshape(4, 4, 1)
 
 

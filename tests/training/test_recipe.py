@@ -50,7 +50,7 @@ EVERYTHING: dict[str, Any] = {
     "label_smoothing": 0.1,
     "class_weights": ClassWeights.balanced,
     "weight_average": 0.9,
-    "augmentation": Augmentation(translate=0.1, rotate=10, zoom=0.1, erase=0.2, mixup=0.2, cutmix=1.0),
+    "augmentation": Augmentation(translate=0.1, rotate=10, zoom=0.1, operations=2, erase=0.2, mixup=0.2, cutmix=1.0),
 }
 
 
