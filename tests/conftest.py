@@ -29,7 +29,7 @@ from pipeline.tracking.settings import STORE_FILE, Tracking
 from pipeline.training.settings import Precision
 
 ROOT = Path(__file__).parents[1]
-HANG_SECONDS = 1800
+HANG_SECONDS = 900
 """The one limit for programs, servers, browsers and processes of tests. It ends what hangs and measures nothing: what
 takes a minute alone takes several times as long beside other work."""
 

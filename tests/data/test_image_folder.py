@@ -828,7 +828,7 @@ def test_icons_of_five_sizes(tmp_path: Path) -> None:
     refused = run_program("pipeline.train", *of_icons, "head=flatten_dense", "dataset.native_size=true", cwd=tmp_path)
     assert refused.returncode == 2
     assert "head=flatten_dense is built for images of one size" in refused.stderr
-    sweep = ("--multirun", *of_icons, "dataset.native_size=true,false", "seed=0,1,2", "size_probe.sizes=[16,48]")
+    sweep = ("--multirun", *of_icons, "dataset.native_size=true,false", "seed=0", "size_probe.sizes=[16,48]")
     result = run_program("pipeline.train", *sweep, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
@@ -847,5 +847,5 @@ def test_icons_of_five_sizes(tmp_path: Path) -> None:
         print(
             f"{size} px: test accuracy {np.mean(found):.3f} (seeds: {np.round(sorted(found), 3)}), chance {chance:.3f}"
         )
-    assert {size: len(found) for size, found in accuracies.items()} == {"natural, about 32×32": 3, "32×32": 3}
+    assert {size: len(found) for size, found in accuracies.items()} == {"natural, about 32×32": 1, "32×32": 1}
     assert min(accuracies["natural, about 32×32"]) > chance + 0.1

@@ -23,7 +23,7 @@ from tests.conftest import HANG_SECONDS, read_until, run_program, standing_still
 from tests.program.servers import PATIENCE, PATIENT, TRACKING_SERVER, Proxy, free_port, running, start, stop
 
 pytestmark = pytest.mark.slow
-EPOCHS = 80
+EPOCHS = 40
 HEALTH_SECONDS = "pipeline.tracking.server.talk.HEALTH_SECONDS"
 SILENT_SECONDS = "pipeline.tracking.server.peers.SILENT_SECONDS"
 STUDY = (
@@ -255,11 +255,12 @@ def test_a_run_whose_machine_fell_silent_is_taken_over(tmp_path: Path) -> None:
     with _first_machine_at_work(tmp_path, epochs=100) as (uri, first):
         first.kill()
         first.wait()
-        second = run_program(*PATIENT, *_run_on(uri, epochs=100), cwd=tmp_path / "second", **PATIENCE)
+        patient = (*PATIENT, f"{SILENT_SECONDS}=20")
+        second = run_program(*patient, *_run_on(uri, epochs=100), cwd=tmp_path / "second", **PATIENCE)
         assert second.returncode == 0, second.stderr
         runs = _runs(uri)
         assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
-        assert runs[0].data.tags["failure"] == "no heartbeat for 60 s"
+        assert runs[0].data.tags["failure"] == "no heartbeat for 20 s"
 
 
 def test_sync_compares_all_runs_of_a_sweep_and_not_those_alone_that_it_brings(tmp_path: Path) -> None:

@@ -76,11 +76,8 @@ def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> Non
     (expected,) = _runs(undisturbed)
     points = _points(expected)
 
-    for number, status, code in (
-        (signal.SIGINT, "KILLED", 130),
-        (signal.SIGTERM, "KILLED", 143),
-        (signal.SIGKILL, "RUNNING", -9),
-    ):
+    # After SIGKILL: the last test here.
+    for number, failure, code in ((signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)):
         directory = tmp_path / number.name
         directory.mkdir()
         process = start_program("pipeline.train", *arguments, cwd=directory, stderr=subprocess.STDOUT)
@@ -89,9 +86,8 @@ def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> Non
         process.communicate(timeout=HANG_SECONDS)
         assert process.returncode == code
         (interrupted,) = _runs(directory)
-        assert interrupted.info.status == status
-        if number is not signal.SIGKILL:
-            assert interrupted.data.tags["failure"] == {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[number]
+        assert interrupted.info.status == "KILLED"
+        assert interrupted.data.tags["failure"] == failure
         MlflowClient().set_tag(interrupted.info.run_id, "pruned", "after epoch 1: …")  # And then it failed.
         result = run_program("pipeline.train", *arguments, cwd=directory)
         assert result.returncode == 0, result.stderr
@@ -162,9 +158,9 @@ def _kill_at(process: subprocess.Popen[str], told: str, times: int, share: float
 
 
 @pytest.mark.slow
-def test_a_study_killed_at_twenty_moments_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_study_killed_at_eight_moments_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     """SIGKILL at random moments, and the same command until it is done: six runs, no orphan, the same numbers."""
-    runs, kills = 6, 20
+    runs, kills = 6, 8
     arguments = [
         *("study=heads", "seed=0,1", f"training.epochs={EPOCHS}", "training.deterministic=true"),
         *("training.checkpoint_seconds=0", "size_probe.ways=[]"),
@@ -175,7 +171,7 @@ def test_a_study_killed_at_twenty_moments_ends_like_an_undisturbed_one(tmp_path:
     assert run_program("pipeline.train", *arguments, cwd=undisturbed).returncode == 0
     expected = {run.info.run_name: _points(run) for run in _runs(undisturbed)}
 
-    # In twenty calls, at most 15 · (5 + 1) and 5 · (10 + 1) of the 6 · 30 epochs are done: it is never done before.
+    # In eight calls, at most 6 · (5 + 1) and 2 · (10 + 1) of the 6 · 30 epochs are done: it is never done before.
     moments, trained = random.Random(0), 0
     for number in range(kills):
         process = start_program("pipeline.train", *arguments, cwd=killed, stderr=subprocess.STDOUT)
