@@ -81,19 +81,35 @@ def decode_folder(
         log.warning("%s", note)
     train, of_train = _decode(files, files.train, image_shape, step, background, corrupt)
     test, of_test = _decode(files, files.test, image_shape, step, background, corrupt)
-    trained = {content: name for name, content in of_train.items()}
-    shared = sorted(f"{name} is {trained[content]}" for name, content in of_test.items() if content in trained)
-    what = f"{len(shared)} of the {len(test)} images of {test.name} are used in training too: {the_first_of(shared)}"
+    # The images of a folder of validation images are the last.
+    only_trained = len(of_train) - (0 if train.set_apart is None else len(train.set_apart))
+    trained, validated = dict(list(of_train.items())[:only_trained]), dict(list(of_train.items())[only_trained:])
+    _check_copies(f"the {len(validated)} validation images", validated, trained, duplicates)
+    _check_copies(f"the {len(test)} images of {test.name}", of_test, of_train, duplicates)
+    return train, test
+
+
+def _check_copies(what: str, held_out: dict[str, bytes], trained: dict[str, bytes], duplicates: Duplicates) -> None:
+    """Raises `ConfigError` if images are among those trained on, or warns where that is allowed.
+
+    Args:
+        what: The images that are not to be.
+        held_out: The digest of the content of each of their files by its name.
+        trained: The same of those that are trained on, or chosen by.
+        duplicates: What is done about it.
+    """
+    names = {content: name for name, content in trained.items()}
+    shared = sorted(f"{name} is {names[content]}" for name, content in held_out.items() if content in names)
+    said = f"{len(shared)} of {what} are used in training too: {the_first_of(shared)}"
     require(
         not shared or duplicates is Duplicates.allow,
         "dataset.duplicates",
         duplicates.value,
-        what,
+        said,
         "Delete them in one of the places, or insist with dataset.duplicates=allow.",
     )
     if shared:
-        log.warning("dataset.duplicates=allow: %s", what)
-    return train, test
+        log.warning("dataset.duplicates=allow: %s", said)
 
 
 def decode_labelled(key: str, path: str, split: SplitFiles, image_shape: tuple[int, int, int]) -> DecodedSplit:

@@ -109,7 +109,7 @@ class ImageFolder(Dataset):
         corrupt: What is done about files that cannot be read as images.
         test_fraction: Share of the images to test on, for a folder without splits, `PATH/CLASS/*.png`: drawn from
             every class, the same for every seed; null for a folder with splits.
-        duplicates: What is done about images that are trained on or chosen by, and tested on.
+        duplicates: What is done about images that are trained on, and validated or tested on too.
     """
 
     name: str = ""

@@ -446,6 +446,11 @@ def test_images_that_are_trained_and_tested_on_are_refused(tmp_path: Path, caplo
     shutil.copy(folder / "val" / "dark" / "1.png", folder / "test" / "dark" / "copy.png")
     _refused(folder, "test/dark/copy.png is val/dark/1.png", validation_fraction=0.1)
     assert len(_load(folder).test_split) == 13
+    (folder / "test" / "dark" / "copy.png").unlink()
+    shutil.copy(folder / "train" / "dark" / "6x6_0.png", folder / "val" / "dark" / "2.png")
+    found = "1 of the 2 validation images are used in training too: val/dark/2.png is train/dark/6x6_0.png"
+    _refused(folder, f"dataset.duplicates=refuse: {found}. Delete", validation_fraction=0.1)
+    assert len(_load(folder).test_split) == 12  # Where they are left out, nothing is said of them.
 
 
 def _order(data: Data, epochs: int, batch_size: int) -> list[list[bytes]]:
