@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from pipeline.cli.command import command
+from pipeline.cli.loading import loading
 from pipeline.common.errors import ConfigError, UserError, suggestion
 from pipeline.config import CompareConfig, absolute, to_typed
 
@@ -20,9 +21,10 @@ def main(composed: DictConfig) -> None:
     config = to_typed(composed, CompareConfig)
     if not config.snapshots:
         config.tracking.require_results(config.output_path)  # Before what takes seconds to import.
-    from pipeline.study.conclude import conclude, conclude_snapshots, conclude_studies
-    from pipeline.tracking.server.talk import talking_to
-    from pipeline.tracking.store import open_store
+    with loading():
+        from pipeline.study.conclude import conclude, conclude_snapshots, conclude_studies
+        from pipeline.tracking.server.talk import talking_to
+        from pipeline.tracking.store import open_store
 
     if config.snapshots:
         conclude_snapshots(list(map(absolute, config.snapshots)), config.statistics, config.asks, config.output_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pipeline.cli.command import command
+from pipeline.cli.loading import loading
 from pipeline.cli.terminal import console, import_tensorflow
 from pipeline.config import ConvertConfig, absolute, to_typed
 from pipeline.other_sizes.settings import Format
@@ -72,7 +73,8 @@ def convert(config: ConvertConfig) -> Path | None:
 def main(composed: DictConfig) -> None:
     """Composes, checks and converts."""
     config = to_typed(composed, ConvertConfig)
-    import_tensorflow()
+    with loading():
+        import_tensorflow()
     convert(config)
 
 

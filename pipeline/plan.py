@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from pipeline.cli.command import command
+from pipeline.cli.loading import loading
 from pipeline.cli.terminal import console, import_tensorflow
 from pipeline.common.size import size_text
 from pipeline.common.table import Table, for_terminal
@@ -53,10 +54,11 @@ def off_stride_text(moved: Mapping[int, int]) -> str:
 def main(composed: DictConfig) -> None:
     """Composes, checks and prints one plan."""
     config = to_typed(composed, Config)
-    import_tensorflow()
-    from pipeline.data.source import describe
-    from pipeline.other_sizes.plan import SizePlan
-    from pipeline.tracking.models import with_weights
+    with loading():
+        import_tensorflow()
+        from pipeline.data.source import describe
+        from pipeline.other_sizes.plan import SizePlan
+        from pipeline.tracking.models import with_weights
 
     facts = describe(config.dataset)
     backbone = with_weights(config.backbone, config.tracking, config.output_path)

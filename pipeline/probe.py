@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from pipeline.cli.command import command
+from pipeline.cli.loading import loading
 from pipeline.cli.terminal import console, import_tensorflow
 from pipeline.common.condition import AS_IS, Mode, way_text
 from pipeline.common.names import Param
@@ -155,7 +156,8 @@ def _convert_command(config: ProbeConfig, way: str) -> str | None:
 def main(composed: DictConfig) -> None:
     """Composes, checks and probes."""
     config = to_typed(composed, ProbeConfig)
-    import_tensorflow()
+    with loading():
+        import_tensorflow()
     probe(config)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from pipeline.cli.command import command
+from pipeline.cli.loading import loading
 from pipeline.config import SyncConfig, to_typed
 
 
@@ -12,7 +13,8 @@ from pipeline.config import SyncConfig, to_typed
 def main(composed: DictConfig) -> None:
     """Composes, checks and copies."""
     config = to_typed(composed, SyncConfig)
-    from pipeline.study.sync import sync
+    with loading():
+        from pipeline.study.sync import sync
 
     sync(config.study, config.statistics, config.tracking, config.output_path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.cli.command import command, one_of_many
+from pipeline.cli.loading import loading
 from pipeline.cli.session import SESSION, command_line, sweep_name, sweep_size
 from pipeline.cli.terminal import import_tensorflow
 from pipeline.config import Config, to_typed
@@ -15,13 +16,14 @@ from pipeline.config import Config, to_typed
 def main(composed: DictConfig) -> float:
     """Composes, checks, runs one training and shows it; the runs of a sweep are shown together, at its end."""
     config = to_typed(composed, Config)
-    import_tensorflow()  # Only now that the configuration is known to be valid: it takes seconds.
-    from pipeline.run import train
-    from pipeline.study.gather import gathered
-    from pipeline.study.links import show_run
-    from pipeline.study.progress import tell_progress
-    from pipeline.tracking.queries import one_run
-    from pipeline.tracking.store import open_store
+    with loading():  # Only now that the configuration is known to be valid: it takes seconds.
+        import_tensorflow()
+        from pipeline.run import train
+        from pipeline.study.gather import gathered
+        from pipeline.study.links import show_run
+        from pipeline.study.progress import tell_progress
+        from pipeline.tracking.queries import one_run
+        from pipeline.tracking.store import open_store
 
     sweep = sweep_name()
     if config.tracking.is_server and sweep is None:  # That of a sweep is tried before its first run.

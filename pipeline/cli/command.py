@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from pipeline.cli.arguments import checked_arguments
 from pipeline.cli.ending import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_UNREAD, ending_of
 from pipeline.cli.failures import Failure, note_failure
+from pipeline.cli.loading import leave_quickly
 from pipeline.cli.session import SESSION, command_line, sweep_name
 from pipeline.cli.terminal import output_is_unread
 from pipeline.cli.workers import Home, lost_worker
@@ -43,6 +44,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
         def run() -> None:
+            leave_quickly()
             SESSION.begin()
             for variable in OF_A_JOB:
                 os.environ.pop(variable, None)
