@@ -170,5 +170,5 @@ def test_steps_on_augmented_images_are_measured_beside_those_without(tmp_path: P
     rows = _rows(tmp_path, "augmentation_speed.py", "--rounds", "1", "--dataset", "digits")[2:]
     assert rows[0][0] == "as they are"
     assert rows[0][2:] == ["1.00 (1.00–1.00)"] * 2
-    assert len(rows) == 3
+    assert len(rows) == 4
     assert not list(tmp_path.iterdir())

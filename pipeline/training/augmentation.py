@@ -27,7 +27,7 @@ def augment(
     """One batch of images, changed as the settings say, and its labels, which change if images are mixed.
 
     Args:
-        images: uint8 (B, H, W, C).
+        images: uint8 (B, H, W, C), with C known when this is traced.
         labels: int64 (B,), or float32 (B, K) with the share of each class, as mixing wants them.
         settings: What is changed, and how much.
         seed: Two whole numbers (2,); what is drawn for an image is a function of these and of its place in the batch.
@@ -38,7 +38,7 @@ def augment(
     moving, erasing, mixing = tf.unstack(tf.random.split(seed, 3))
     changed = tf.cast(images, tf.float32)
     if settings.moves:
-        changed = _moved(changed, settings, moving)
+        changed = tf.ensure_shape(_moved(changed, settings, moving), images.shape)
     if settings.operations > 0:
         # Folded in and not split off, so that the others' draws are the same with and without it.
         operating = tf.random.fold_in(seed, 1)

@@ -32,6 +32,7 @@ def train_batches(data: Data, training: Training, done: int = 0) -> tf.data.Data
 
     def prepared(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         images, labels = batch
+        images = tf.ensure_shape(images, (None, None, None, data.facts.channels))
         if training.has_soft_labels:
             labels = tf.one_hot(labels, classes)
         if training.augmentation.is_on:

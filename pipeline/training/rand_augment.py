@@ -29,7 +29,7 @@ def rand_augment(images: tf.Tensor, operations: int, magnitude: float, seed: tf.
     """Each image changed by so many operations, one after the other, each drawn for it alone.
 
     Args:
-        images: float32 (B, H, W, C), from 0 to 255.
+        images: float32 (B, H, W, C), from 0 to 255, with C known when this is traced.
         operations: How many; each of `OPERATIONS` is equally likely each time.
         magnitude: How strong, 0 to `LARGEST`. Which way each goes that has two is drawn.
         seed: Two whole numbers (2,).
@@ -74,7 +74,8 @@ def apply(images: tf.Tensor, chosen: tf.Tensor, sign: tf.Tensor, strength: float
     threshold = 255.0 * (1 - strength)
     changed = tf.where(each(by("solarize")), tf.where(whole >= threshold, 255 - whole, whole), changed)
     changed = tf.where(each(by("autocontrast")), _stretched(whole), changed)
-    return tf.where(each(by("equalize")), _equalized(whole), changed)
+    changed = tf.where(each(by("equalize")), _equalized(whole), changed)
+    return tf.ensure_shape(changed, images.shape)  # Which moving and equalizing forget.
 
 
 def _moved(images: tf.Tensor, chosen: dict[str, tf.Tensor], amount: tf.Tensor) -> tf.Tensor:
