@@ -29,7 +29,7 @@ SCRIPT = textwrap.dedent("""
     with loading():  # Only once: what a process has dropped later is not to be kept for ever.
         assert gc.isenabled()
     assert gc.get_freeze_count() == before
-    made = [[] for _ in range(5000)]
+    more = [[] for _ in range(5000)]
 """)
 
 
