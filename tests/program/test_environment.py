@@ -13,17 +13,18 @@ from tests.conftest import run_program
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["keras.json", "KERAS_BACKEND", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"])
-def test_a_run_is_what_it_is_in_any_environment(kind: str, tmp_path: Path) -> None:
+def test_a_run_is_what_it_is_in_any_environment(tmp_path: Path) -> None:
     settings = {"image_data_format": "channels_first", "floatx": "float16", "backend": "torch", "epsilon": 1e-7}
     (tmp_path / "keras").mkdir()
     (tmp_path / "keras" / "keras.json").write_text(json.dumps(settings))
+    # Each of them decided something once; together they cost one run.
     environment = {
-        "keras.json": {"KERAS_HOME": str(tmp_path / "keras")},
-        "KERAS_BACKEND": {"KERAS_BACKEND": "torch"},
-        "MLFLOW_RUN_ID": {"MLFLOW_RUN_ID": "0123456789abcdef0123456789abcdef"},
-        "MLFLOW_EXPERIMENT_NAME": {"MLFLOW_EXPERIMENT_NAME": "another", "MLFLOW_EXPERIMENT_ID": "7"},
-    }[kind]
+        "KERAS_HOME": str(tmp_path / "keras"),
+        "KERAS_BACKEND": "torch",
+        "MLFLOW_RUN_ID": "0123456789abcdef0123456789abcdef",
+        "MLFLOW_EXPERIMENT_NAME": "another",
+        "MLFLOW_EXPERIMENT_ID": "7",
+    }
     arguments = ("pipeline.train", "head=flatten_dense", "training.epochs=1", "size_probe.sizes=[8]")
     result = run_program(*arguments, cwd=tmp_path, **environment)
     assert result.returncode == 0, result.stderr

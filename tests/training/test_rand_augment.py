@@ -90,3 +90,13 @@ def test_operations_leave_the_other_draws_as_they_are() -> None:
     np.testing.assert_array_equal(changed, again)
     assert changed.dtype == tf.uint8
     assert Augmentation(operations=1).is_on
+
+
+def test_traced_for_any_size_it_does_the_same_and_keeps_the_channels() -> None:
+    def twice(images: tf.Tensor) -> tf.Tensor:
+        return rand_augment(images, 2, 9, tf.constant([1, 2]))
+
+    traced = tf.function(twice, input_signature=[tf.TensorSpec((None, None, None, 3))]).get_concrete_function()
+    assert traced.structured_outputs.shape.as_list() == [None, None, None, 3]
+    images = tf.cast(np.stack([COLOURED] * 20), tf.float32)
+    np.testing.assert_allclose(traced(images), twice(images), atol=1e-3)
