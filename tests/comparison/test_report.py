@@ -212,6 +212,7 @@ def test_a_field_is_told_where_all_runs_recorded_it_and_parts_no_arms() -> None:
 def test_a_recipe_beyond_the_default_is_told_and_one_that_differs_too() -> None:
     shared = {"epochs": "5", "optimizer": "adam", "learning_rate": "0.003"}
     off = {"label_smoothing": "0.0", "patience": "None", "class_weights": "none", "augmentation.flip": "False"}
+    off |= {"augmentation.operations": "0", "augmentation.magnitude": "9.0"}
     plain = study().assign(**{f"params.training.{name}": value for name, value in {**shared, **off}.items()})
 
     def limits(runs: pd.DataFrame) -> str:
@@ -223,6 +224,8 @@ def test_a_recipe_beyond_the_default_is_told_and_one_that_differs_too() -> None:
     flips = np.where(plain["tags.head"] == "flatten_dense", "True", "False")
     assert "The arms' recipes differ" in limits(plain.assign(**{"params.training.augmentation.flip": flips}))
     older = plain.copy()
+    strong = plain.assign(**{"params.training.augmentation.operations": "2"})
+    assert "0.003, augmentation.operations=2 and augmentation.magnitude=9.0; none" in limits(strong)
     older.loc[older.index[:3], "params.training.label_smoothing"] = None  # As runs of before have it.
     assert "trained alike" in limits(older)
     sizes = np.where(plain["tags.head"] == "flatten_dense", "None", "[6, 8]")

@@ -21,6 +21,8 @@ RECIPE = (
 """Settings of a training, or beginnings of their names, that are off unless somebody switches them on."""
 OFF = ("0", "0.0", "False", "None", "none")
 """What MLflow has of those that are."""
+OF_ANOTHER = {"augmentation.magnitude": "augmentation.operations"}
+"""Settings that are never off, but mean nothing where another one is."""
 
 
 def method(statistics: Statistics) -> list[str]:
@@ -123,14 +125,15 @@ def _switched_on(runs: pd.DataFrame) -> list[str] | None:
 
     Runs of before have no value where they had no such setting.
     """
-    found = []
+    found: dict[str, str] = {}
     for name in (str(column).removeprefix("params.training.") for column in runs):
         if name.startswith(RECIPE):
             (value, *others) = {_switched_off_as_none(value) for value in runs[f"params.training.{name}"]}
             if others:
                 return None
-            found += [] if value is None else [f"{name}={value}"]
-    return found
+            if value is not None:
+                found[name] = value
+    return [f"{name}={value}" for name, value in found.items() if OF_ANOTHER.get(name, name) in found]
 
 
 def _switched_off_as_none(value: object) -> str | None:
