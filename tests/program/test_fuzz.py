@@ -200,7 +200,7 @@ VALID = st.fixed_dictionaries(
 def test_what_is_trained_ends_in_a_result_or_in_one_line(tmp_path: Path) -> None:
     """The same for whole runs of the program, each of one epoch."""
 
-    @settings(EXAMPLES, max_examples=5)
+    @settings(EXAMPLES, max_examples=3)
     @given(VALID)
     def fuzz(chosen: dict[str, str]) -> None:
         arguments = [f"{key}={value}" for key, value in chosen.items()]
