@@ -83,7 +83,8 @@ def decode_folder(
     test, of_test = _decode(files, files.test, image_shape, step, background, corrupt)
     # The images of a folder of validation images are the last.
     only_trained = len(of_train) - (0 if train.set_apart is None else len(train.set_apart))
-    trained, validated = dict(list(of_train.items())[:only_trained]), dict(list(of_train.items())[only_trained:])
+    contents = list(of_train.items())
+    trained, validated = dict(contents[:only_trained]), dict(contents[only_trained:])
     _check_copies(f"the {len(validated)} validation images", validated, trained, duplicates)
     _check_copies(f"the {len(test)} images of {test.name}", of_test, of_train, duplicates)
     return train, test

@@ -11,6 +11,7 @@ import math
 
 import tensorflow as tf
 
+from pipeline.training.affine import moved, sides
 from pipeline.training.rand_augment import rand_augment
 from pipeline.training.settings import Augmentation
 
@@ -38,7 +39,7 @@ def augment(
     moving, erasing, mixing = tf.unstack(tf.random.split(seed, 3))
     changed = tf.cast(images, tf.float32)
     if settings.moves:
-        changed = tf.ensure_shape(_moved(changed, settings, moving), images.shape)
+        changed = _moved(changed, settings, moving)
     if settings.operations > 0:
         # Folded in and not split off, so that the others' draws are the same with and without it.
         operating = tf.random.fold_in(seed, 1)
@@ -56,28 +57,13 @@ def _uniform(seed: tf.Tensor, shape: list[tf.Tensor | int], low: float = 0.0, hi
 
 def _moved(images: tf.Tensor, settings: Augmentation, seed: tf.Tensor) -> tf.Tensor:
     """Each image flipped, turned, zoomed and shifted, each by another draw."""
-    count, height, width, _ = tf.unstack(tf.shape(images))
-    sides = tf.cast([[width], [height]], tf.float32)
-    flip, turn, zoom, *shift = tf.unstack(_uniform(seed, [5, count], -1, 1))
+    flip, turn, zoom, *shift = tf.unstack(_uniform(seed, [5, tf.shape(images)[0]], -1, 1))
     mirror = tf.where(flip < 0, -1.0, 1.0) if settings.flip else 1.0
     angle, scale = turn * math.radians(settings.rotate), 1 + zoom * settings.zoom
-    # Whole pixels, so that shifting alone blurs nothing.
-    middle, shift = (sides - 1) / 2, tf.round(tf.stack(shift) * settings.translate * sides)
-    # Where in the image a pixel of the result comes from: both turned round the middle.
     x = tf.stack([mirror * scale * tf.cos(angle), -scale * tf.sin(angle)])
     y = tf.stack([mirror * scale * tf.sin(angle), scale * tf.cos(angle)])
-    start_x, start_y = (
-        middle[axis] + shift[axis] - tf.reduce_sum(row * middle, axis=0) for axis, row in enumerate((x, y))
-    )
-    zeros = tf.zeros_like(angle)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.stack([*tf.unstack(x), start_x, *tf.unstack(y), start_y, zeros, zeros], axis=1),
-        output_shape=[height, width],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="REFLECT",
-    )
+    # Whole pixels, so that shifting alone blurs nothing.
+    return moved(images, x, y, tf.round(tf.stack(shift) * settings.translate * sides(images)), "REFLECT")
 
 
 def _erased(images: tf.Tensor, share: float, seed: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,8 @@ import math
 
 import tensorflow as tf
 
+from pipeline.training.affine import moved, sides
+
 LARGEST = 30
 """Of the magnitude. The strengths at it are those of the paper's code and of torchvision."""
 OPERATIONS = (
@@ -75,32 +77,20 @@ def apply(images: tf.Tensor, chosen: tf.Tensor, sign: tf.Tensor, strength: float
     changed = tf.where(each(by("solarize")), tf.where(whole >= threshold, 255 - whole, whole), changed)
     changed = tf.where(each(by("autocontrast")), _stretched(whole), changed)
     changed = tf.where(each(by("equalize")), _equalized(whole), changed)
-    return tf.ensure_shape(changed, images.shape)  # Which moving and equalizing forget.
+    return tf.ensure_shape(changed, images.shape)  # Equalizing forgets the number of channels.
 
 
 def _moved(images: tf.Tensor, chosen: dict[str, tf.Tensor], amount: tf.Tensor) -> tf.Tensor:
     """Sheared, shifted or turned round the middle; what comes from outside is black."""
-    height, width = (tf.cast(tf.shape(images)[axis], tf.float32) for axis in (1, 2))
 
     def of(name: str, largest: float | tf.Tensor) -> tf.Tensor:
         return tf.where(chosen[name], amount * largest, 0.0)
 
     angle = of("rotate", math.radians(TURN))
-    # Where in the image a pixel of the result comes from, from the middle of both.
-    xx, xy = tf.cos(angle), of("shear_x", SHEAR) - tf.sin(angle)
-    yx, yy = of("shear_y", SHEAR) + tf.sin(angle), tf.cos(angle)
-    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
-    start_x = tf.round(of("translate_x", SHIFT * width)) + middle_x - xx * middle_x - xy * middle_y
-    start_y = tf.round(of("translate_y", SHIFT * height)) + middle_y - yx * middle_x - yy * middle_y
-    zeros = tf.zeros_like(angle)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.stack([xx, xy, start_x, yx, yy, start_y, zeros, zeros], axis=1),
-        output_shape=tf.shape(images)[1:3],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
+    x = tf.stack([tf.cos(angle), of("shear_x", SHEAR) - tf.sin(angle)])
+    y = tf.stack([of("shear_y", SHEAR) + tf.sin(angle), tf.cos(angle)])
+    width, height = tf.unstack(SHIFT * sides(images))
+    return moved(images, x, y, tf.round(tf.stack([of("translate_x", width), of("translate_y", height)])), "CONSTANT")
 
 
 def _grey(images: tf.Tensor) -> tf.Tensor:
