@@ -23,7 +23,6 @@ from pipeline.cli.loading import leave_quickly
 from pipeline.cli.session import SESSION, command_line, sweep_name
 from pipeline.cli.terminal import output_is_unread
 from pipeline.cli.workers import Home, lost_worker
-from pipeline.common.files import is_disk_full
 from pipeline.config import CONFIG_DIR, absolute
 from pipeline.config.search import NothingFoundError
 
@@ -136,8 +135,8 @@ def one_of_many(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], f
         except Exception as error:
             _end_if_unread()
             ending = ending_of(error, composed=True, output_path=absolute(config.output_dir))
-            if ending is not None and is_disk_full(error):
-                ending.leave()  # What follows would fail as well, perhaps only after hours of training.
+            if ending is not None and ending.ends_all:
+                ending.leave()
             if ending is None:
                 traceback.print_exc()
             message = ending.message if ending else f"{type(error).__name__}: {error}"

@@ -16,7 +16,7 @@ from pipeline.cli.messages import explain, is_out_of_memory
 from pipeline.cli.session import EXIT_FAILED, EXIT_MISTAKE
 from pipeline.cli.workers import lost_worker
 from pipeline.common.errors import UserError
-from pipeline.common.files import DiskFullError, is_disk_full, writable_places
+from pipeline.common.files import DiskFullError, sign_of_full_disk, writable_places
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -35,10 +35,12 @@ class Ending:
     Attributes:
         message: For people.
         code: Exit code.
+        ends_all: Whether the other runs of a sweep would end so as well, perhaps only after hours of training.
     """
 
     message: str
     code: int
+    ends_all: bool = False
 
     def leave(self) -> NoReturn:
         """Ends the command at once, also from where Hydra would not let an error through."""
@@ -54,9 +56,9 @@ def ending_of(error: Exception, composed: bool, output_path: Path) -> Ending | N
         composed: Whether a configuration had been composed; what Hydra raises before that is about the command line.
         output_path: The `output_dir`, of whose disks a message about a full one tells.
     """
-    if is_disk_full(error):
-        full = error if isinstance(error, DiskFullError) else DiskFullError(error, writable_places(output_path))
-        return Ending(str(full), EXIT_FAILED)
+    if (sign := sign_of_full_disk(error, output_path)) is not None:
+        full = sign if isinstance(sign, DiskFullError) else DiskFullError(sign, writable_places(output_path))
+        return Ending(str(full), EXIT_FAILED, ends_all=True)
     if lost := lost_worker(error):
         return Ending(f"{lost}. What was begun goes on, and the rest runs, with the same command.", EXIT_FAILED)
     return None if composed and not is_mistake(error) else Ending(explain(error), EXIT_MISTAKE)

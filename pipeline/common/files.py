@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipeline.common.errors import UserError
@@ -20,6 +21,10 @@ SIGNS_OF_A_FULL_DISK = (
     "database or disk is full",  # SQLite
     "No usable temporary directory",  # Python tries several, and what it tries is to write.
 )
+UNEXPLAINED = ("disk I/O error", "unable to open database file")
+"""What SQLite says of a quota that is used up, and of much else."""
+LEAST_ROOM = 4 * 10**6
+"""Bytes: what the store, the state and the model of a small run take."""
 ELSEWHERE = "output_dir=PATH, or the environment variable TMPDIR=PATH for temporary files"
 
 
@@ -33,10 +38,13 @@ class DiskFullError(UserError):
     """
 
     def __init__(self, error: BaseException, places: list[Path], remedy: str = ELSEWHERE) -> None:
-        said = next(line for line in str(_sign(error)).splitlines() if _tells(line))
+        said = next(line for line in str(_sign(error)).splitlines() if _tells(line)).rstrip(".")
+        # What is free on the disk, a quota keeps from its owner.
+        is_quota = os.strerror(errno.EDQUOT) in said
+        what = f"The quota is used up: {said}" if is_quota else f"The disk is full: {said}. Free: {free_space(places)}"
         super().__init__(
-            f"The disk is full: {said.rstrip('.')}. Free: {free_space(places)}. Free some space and give the same "
-            f"command again, which goes on where it stopped; or use another disk with {remedy}."
+            f"{what}. Free some space and give the same command again, which goes on where it stopped; or use another "
+            f"disk with {remedy}."
         )
 
 
@@ -45,7 +53,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Writes a file, or a directory that is not there yet, beside its place, and then moves it there.
 
     Whoever looks at the place finds what was there before or all of the new, also after the process was killed or the
-    power lost.
+    power lost. What a killed one has left beside it, the next one removes.
 
     Args:
         path: The place; an older file is replaced.
@@ -54,8 +62,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         Where to write: the same name in a directory of its own, which is gone once the block ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{INCOMPLETE}{path.name}-") as directory:
-        beside = Path(directory) / path.name
+    with ExitStack() as stack:
+        with _locked(path.parent, wait=True):  # Else somebody takes what is just begun for left behind.
+            remove_leftovers(path)
+            begun = tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{INCOMPLETE}{path.name}-")
+            directory = Path(stack.enter_context(begun))
+            stack.enter_context(_locked(directory, wait=True))
+        beside = directory / path.name
         yield beside
         # Before the name is, the content has to be on the disk: else a power loss leaves an empty file.
         for written in (*beside.rglob("*"), beside):
@@ -65,9 +78,29 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what processes that were killed left of `atomic_write(path)`; only for who holds a lock on that place."""
+    """Removes what processes that were killed left of `atomic_write(path)`, and nothing of those that are at it.
+
+    On file systems without the kernel's locks, such as some on other machines, it stays.
+    """
     for leftover in path.parent.glob(f"{INCOMPLETE}{glob.escape(path.name)}-*"):
-        shutil.rmtree(leftover)
+        with suppress(FileNotFoundError), _locked(leftover, wait=False) as is_left:
+            if is_left:
+                shutil.rmtree(leftover)
+
+
+@contextmanager
+def _locked(directory: Path, wait: bool) -> Iterator[bool]:
+    """Holds the kernel's lock on a directory, which ends with the process at the latest; whether it could be had."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            had = True
+        except OSError:  # Somebody else has it, or the file system has no such locks.
+            had = False
+        yield had
+    finally:
+        os.close(descriptor)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -75,12 +108,31 @@ def is_disk_full(error: BaseException) -> bool:
     return _sign(error) is not None
 
 
+def sign_of_full_disk(error: BaseException, place: Path) -> BaseException | None:
+    """What says that a disk or a quota is full; None if nothing does.
+
+    Args:
+        error: What was raised. Where SQLite says no more than that it could not write, a small file is tried.
+        place: Where that goes: a directory, or one that could not be made.
+    """
+    if is_disk_full(error):
+        return error
+    if _first(error, UNEXPLAINED) is None:
+        return None
+    try:
+        with tempfile.TemporaryFile(dir=_existing(place)) as file:
+            file.write(bytes(LEAST_ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as refused:
+        return refused if is_disk_full(refused) else None
+    return None
+
+
 def free_space(places: list[Path]) -> str:
     """What is free on the disks that hold some directories, the fullest first: `0.1 MB in /a, 3,100.0 MB in /tmp`."""
     disks: dict[int, Path] = {}
-    for place in places:
-        while not place.exists():
-            place = place.parent
+    for place in map(_existing, places):
         disks.setdefault(place.stat().st_dev, place)
     free = sorted((shutil.disk_usage(place).free, place) for place in disks.values())
     return ", ".join(f"{size / 1e6:,.1f} MB in {place}" for size, place in free)
@@ -93,13 +145,24 @@ def writable_places(output_path: Path) -> list[Path]:
 
 def _sign(error: BaseException | None) -> BaseException | None:
     """The first of an error and those that it came from that tells of a full disk."""
-    while error is not None and not _tells(str(error)):
+    return _first(error, SIGNS_OF_A_FULL_DISK)
+
+
+def _first(error: BaseException | None, signs: Sequence[str]) -> BaseException | None:
+    while error is not None and not any(sign in str(error) for sign in signs):
         error = error.__cause__ or error.__context__
     return error
 
 
 def _tells(text: str) -> bool:
     return any(sign in text for sign in SIGNS_OF_A_FULL_DISK)
+
+
+def _existing(place: Path) -> Path:
+    """A directory, or the nearest above it that is there."""
+    while not place.exists():
+        place = place.parent
+    return place
 
 
 def _to_disk(path: Path) -> None:

@@ -42,6 +42,9 @@ def test_a_full_disk_and_a_lost_worker_are_no_mistakes(tmp_path: Path) -> None:
     assert full is not None
     assert (full.code, full.message.startswith("The disk is full: ")) == (1, True)
     assert str(tmp_path) in full.message
+    assert full.ends_all
+    # SQLite says this of a quota that is used up, too; here there is room.
+    assert ending_of(Exception("disk I/O error"), True, tmp_path / "not_there_yet") is None
     lost = ending_of(BrokenExecutor("a process died"), True, tmp_path)
     assert lost == Ending(
         "a worker process was killed, by hand or because memory ran out, and the others with it. What was begun goes "

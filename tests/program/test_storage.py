@@ -74,6 +74,50 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
+@dataclass(frozen=True)
+class Quota:
+    """A folder on a disk with room, of which its owner may use no more than a quota."""
+
+    path: Path
+
+    def leave(self, kilobytes: int) -> None:
+        """Allows so much more than is there."""
+        # Of the folder, but by way of the disk: what is full itself takes no new limit.
+        limit = ["btrfs", "qgroup", "limit"]
+        subprocess.run([*limit, "none", "0/256", str(self.path.parent)], check=True)
+        shown = subprocess.run(
+            ["btrfs", "qgroup", "show", "--raw", "--sync", "-f", str(self.path)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        used = int(shown.stdout.splitlines()[-1].split()[1])
+        subprocess.run([*limit, str(used + 1024 * kilobytes), "0/256", str(self.path.parent)], check=True)
+
+
+@pytest.fixture
+def quota(tmp_path: Path) -> Iterator[Quota]:
+    """By btrfs: its quotas bind root, too."""
+    image, mounted = tmp_path / "disk", tmp_path / "mounted"
+    mounted.mkdir()
+    with image.open("wb") as file:
+        file.truncate(400 * 2**20)
+    try:
+        for command in (
+            ["mkfs.btrfs", "-q", str(image)],
+            ["mount", "-o", "loop", str(image), str(mounted)],
+            ["btrfs", "quota", "enable", str(mounted)],
+            ["btrfs", "subvolume", "create", str(mounted / "home")],
+        ):
+            subprocess.run(command, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("btrfs is needed for a quota: apt-get install btrfs-progs")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"a disk with quotas cannot be mounted here: {error.stderr.strip()}")
+    yield Quota(mounted / "home")
+    subprocess.run(["umount", "--lazy", str(mounted)], check=True)
+
+
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     with atomic_write(path) as beside:
@@ -309,6 +353,25 @@ def test_a_run_goes_on_once_there_is_room(
     printed = _check_goes_on(place, **environment)
     if trained is not None:
         assert ("going on after epoch 2/2" in printed) == trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes_left", [0, 200, 1000])
+def test_a_quota_that_is_used_up_is_told_and_a_larger_one_goes_on(
+    kilobytes_left: int, place: Path, outputs: Path, quota: Quota
+) -> None:
+    """SQLite says of it that a file cannot be opened, or that the disk has an error."""
+    shutil.move(outputs, quota.path)
+    outputs.symlink_to(quota.path / "outputs")
+    quota.leave(kilobytes_left)
+    result = _run(place, "seed=0")
+    assert result.returncode == 1, result.stdout + result.stderr
+    (message,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert message.startswith("Error: The quota is used up: [Errno 122] Disk quota exceeded")
+    assert "give the same command again" in message
+    assert "Traceback" not in result.stderr + result.stdout
+    quota.leave(10_000)
+    _check_goes_on(place)
 
 
 @pytest.mark.slow
