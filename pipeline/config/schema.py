@@ -53,8 +53,8 @@ class Config(InOutputDir):
         study: Name of the study that the run belongs to.
         question: What the study asks, for the dashboard and the report.
         asks: What the question is about, so that the report answers it.
-        rerun: Train again what was trained before. Otherwise a finished run of the same study, settings, code, data and
-            versions of TensorFlow and Keras counts as done, and an interrupted one is gone on with.
+        rerun: Train again what has finished before. Otherwise a finished run of the same study, settings, code, data
+            and versions of TensorFlow and Keras counts as done. An interrupted one is gone on with in any case.
         output_dir: Directory of everything that is written: the MLflow store, caches, Hydra's logs.
     """
 

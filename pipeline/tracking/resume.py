@@ -87,7 +87,7 @@ def finished_run(identity: RunIdentity) -> Trained | None:
     if identity.rerun:
         return None
     client = mlflow.MlflowClient()
-    found = same_runs(client, recorded_experiment(identity), identity, "= 'FINISHED'")
+    found = same_runs(client, recorded_experiment(identity), identity, "FINISHED")
     return adopted(client, found[0], identity.sweep) if found else None
 
 
@@ -101,14 +101,16 @@ def adopted(client: MlflowClient, run: Run, sweep: str | None) -> Trained:
 
 
 def unfinished_run(identity: RunIdentity) -> Run | None:
-    """MLflow's run of the same that was interrupted or failed; None if there is none, or `rerun` asks for another.
+    """MLflow's run of the same that was interrupted or failed, and goes on; None if there is none.
 
-    Only for who has the run to itself (see `exclusive`): what MLflow takes for running has then lost its process.
+    With `rerun`, too, which asks for another of what has finished: the newest is then the one to go on with, or
+    finished. Only for who has the run to itself (see `exclusive`): what MLflow takes for running has then lost its
+    process.
     """
+    found = same_runs(mlflow.MlflowClient(), recorded_experiment(identity), identity)
     if identity.rerun:
-        return None
-    found = same_runs(mlflow.MlflowClient(), recorded_experiment(identity), identity, "!= 'FINISHED'")
-    return found[0] if found else None
+        found = found[:1]
+    return next((run for run in found if run.info.status != "FINISHED"), None)
 
 
 def end_open_runs(runs: pd.DataFrame, reason: str) -> None:
@@ -124,11 +126,12 @@ def end_open_runs(runs: pd.DataFrame, reason: str) -> None:
         client.set_terminated(run_id, "KILLED")
 
 
-def same_runs(client: MlflowClient, experiment_id: str, identity: RunIdentity, status: str) -> list[Run]:
-    """Runs of an experiment that are the same and have a status such as `= 'FINISHED'`, the newest first."""
+def same_runs(client: MlflowClient, experiment_id: str, identity: RunIdentity, status: str | None = None) -> list[Run]:
+    """Runs of an experiment that are the same, the newest first; those of a status, or all."""
+    of_status = f" and attributes.status = '{status}'" if status else ""
     found = client.search_runs(
         [experiment_id],
-        f"tags.{Tag.RUN_KEY} = '{identity.key}' and attributes.status {status}",
+        f"tags.{Tag.RUN_KEY} = '{identity.key}'{of_status}",
         order_by=["attributes.start_time DESC"],
     )
     # A run belongs to one study and one arm of it, whatever else has the same settings. On a server, params come last.

@@ -104,6 +104,28 @@ def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_a_rerun_that_is_interrupted_goes_on_in_its_own_run_and_the_next_one_begins_anew(tmp_path: Path) -> None:
+    arguments = [
+        *(f"training.epochs={EPOCHS}", "training.deterministic=true", "training.checkpoint_seconds=0"),
+        *("size_probe.ways=[]", "size_probe.sizes=[8]"),
+    ]
+    assert run_program("pipeline.train", *arguments, cwd=tmp_path).returncode == 0
+    process = start_program("pipeline.train", *arguments, "rerun=true", cwd=tmp_path, stderr=subprocess.STDOUT)
+    read_until(process, f"epoch 2/{EPOCHS}")
+    process.kill()
+    process.communicate(timeout=HANG_SECONDS)
+    first, killed = _runs(tmp_path)
+    again, once_more = [run_program("pipeline.train", *arguments, "rerun=true", cwd=tmp_path) for _ in range(2)]
+    assert (again.returncode, once_more.returncode) == (0, 0), again.stderr + once_more.stderr
+    assert f"/{EPOCHS} of an interrupted run" in again.stdout
+    assert "of an interrupted run" not in once_more.stdout
+    runs = _runs(tmp_path)
+    assert [run.info.run_id for run in runs[:2]] == [first.info.run_id, killed.info.run_id]
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert [_points(run) for run in runs] == [_points(first)] * 3
+
+
+@pytest.mark.slow
 def test_two_processes_share_one_run(tmp_path: Path) -> None:
     arguments = [f"training.epochs={EPOCHS}", "size_probe.ways=[]"]
     first = start_program("pipeline.train", *arguments, cwd=tmp_path, stderr=subprocess.STDOUT)

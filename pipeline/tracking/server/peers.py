@@ -43,11 +43,11 @@ def finished_by_peer(identity: RunIdentity) -> Trained | None:
 def _finished_on(server: MlflowClient, identity: RunIdentity) -> Trained | None:
     ours = mlflow.MlflowClient()
     experiment_id = store.experiment_id(server, identity.experiment)
-    for run in same_runs(server, experiment_id, identity, "= 'RUNNING'"):
+    for run in same_runs(server, experiment_id, identity, "RUNNING"):
         if not _is_in(ours, run):
             log.info("Another machine is at this run, as %s on the server; waiting for it to end.", run.info.run_id)
             _wait_for_end(server, run)
-    found = same_runs(server, experiment_id, identity, "= 'FINISHED'")
+    found = same_runs(server, experiment_id, identity, "FINISHED")
     return adopted(server, found[0], identity.sweep) if found else None
 
 
