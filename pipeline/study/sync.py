@@ -11,7 +11,7 @@ from pipeline.common.errors import UserError
 from pipeline.comparison.settings import Asks, Statistics
 from pipeline.study.conclude import conclude, finished
 from pipeline.study.links import show_run
-from pipeline.tracking.queries import entities, runs_of_sweep, sweeps, trained_runs
+from pipeline.tracking.queries import entities, registered_runs, runs_of_sweep, sweeps, trained_runs
 from pipeline.tracking.server.replicate import is_replicated, replicate_all
 from pipeline.tracking.settings import Tracking
 from pipeline.tracking.store import open_store
@@ -39,7 +39,13 @@ def sync(study: str | None, statistics: Statistics, tracking: Tracking, output_p
     lacking = [run for run in recorded if run.info.status != "RUNNING" and not is_replicated(uri, run)]
     # The sweeps that they belong to may have runs that the server has, and knows as those of earlier sweeps alone.
     incomplete = {sweep for run in lacking for sweep in sweeps(run)}
-    beside = [run for run in recorded if is_replicated(uri, run) and incomplete & sweeps(run).keys()]
+    # And a run's model may have been registered since the server has the run.
+    registered = registered_runs()
+    beside = [
+        run
+        for run in recorded
+        if is_replicated(uri, run) and (incomplete & sweeps(run).keys() or run.info.run_id in registered)
+    ]
     copies = replicate_all(uri, [*lacking, *beside], output_path)
     going_on = sum(run.info.status == "RUNNING" for run in recorded)
     copied = sum(run.info.run_id in copies for run in lacking)
@@ -48,7 +54,7 @@ def sync(study: str | None, statistics: Statistics, tracking: Tracking, output_p
         log.info("%d have not ended; they are copied when they have", going_on)
     if len(copies) < len(lacking) + len(beside):
         raise UserError(f"tracking.uri={uri}: the server did not take all runs. The same command brings it the rest.")
-    if copies:
+    if lacking:
         open_store(tracking, output_path)
         _show(lacking, copies, statistics, tracking, output_path)
 

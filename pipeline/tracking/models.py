@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,26 +68,34 @@ def with_weights(backbone: Backbone, tracking: Tracking, output_path: Path) -> B
     if backbone.uri is None:
         return backbone
     open_store(tracking, output_path, create=False)
-    return backbone.with_file(_file_of(backbone.uri, "backbone.path", mlflow.get_tracking_uri()))
+    return backbone.with_file(_brought(backbone.uri, "backbone.path", mlflow.get_tracking_uri()).file)
 
 
 def _load_recorded(uri: str, tracking: Tracking, output_path: Path) -> Source:
     open_store(tracking, output_path, create=False)
-    file = _file_of(uri, "model", mlflow.get_tracking_uri())
-    info = mlflow.models.get_model_info(uri)
-    run_id, names = info.run_id, (info.metadata or {}).get("class_names")
+    brought = _brought(uri, "model", mlflow.get_tracking_uri())
+    about = mlflow.models.Model.load(str(brought.directory))  # Asked by its URI, MLflow would bring it here once more.
+    run_id, names = about.run_id, (about.metadata or {}).get("class_names")
     recorded = recorded_size(mlflow.get_run(run_id).data.params) if run_id else None
     return Source(
-        model=load_model(file, "model"),
+        model=load_model(brought.file, "model"),
         name=uri.partition(":/")[2].strip("/").replace("/", "-"),
         image_size=None if recorded is None or recorded.natural else recorded.reference,
         class_names=tuple(map(str, names)) if isinstance(names, list) else None,
     )
 
 
+@dataclass(frozen=True)
+class _Brought:
+    """A recorded model on this machine: MLflow's directory of it, and the `.keras` file in that."""
+
+    directory: Path
+    file: Path
+
+
 @functools.cache
-def _file_of(uri: str, key: str, store: str) -> Path:
-    """The `.keras` file of a model, brought to this machine once in each process; a sweep asks for it in every run.
+def _brought(uri: str, key: str, store: str) -> _Brought:
+    """A recorded model, brought to this machine once in each process; a sweep asks for it in every run.
 
     Args:
         uri: Of the model.
@@ -94,8 +105,10 @@ def _file_of(uri: str, key: str, store: str) -> Path:
     Raises:
         ConfigError: MLflow does not have it, or has it in another format.
     """
+    # What is on this machine is read where it is; what a server has is brought here until the process ends.
+    place = _temporary() if store.startswith(("http:", "https:")) else None
     try:
-        directory = Path(mlflow.artifacts.download_artifacts(uri))
+        directory = Path(mlflow.artifacts.download_artifacts(uri, dst_path=place))
     except (mlflow.MlflowException, OSError) as error:
         raise ConfigError(
             key,
@@ -111,4 +124,11 @@ def _file_of(uri: str, key: str, store: str) -> Path:
         f"holds {len(files)} .keras files, and has to hold one",
         "Give a model that was recorded in Keras's own format.",
     )
-    return files[0]
+    return _Brought(directory, files[0])
+
+
+def _temporary() -> str:
+    """A directory for one model, which is gone when this process ends."""
+    directory = tempfile.mkdtemp(prefix="model-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory

@@ -52,6 +52,11 @@ def runs_of_sweep(sweep: str) -> pd.DataFrame:
     return _of_sweep(_search(sweep_filter(sweep)), sweep)
 
 
+def registered_runs() -> set[str]:
+    """The ids of runs of which the model registry has a model."""
+    return {str(version.run_id) for version in mlflow.MlflowClient().search_model_versions()}
+
+
 def record_command(runs: pd.DataFrame, sweep: str, command: str) -> None:
     """Records of a sweep's runs, also of those that were trained before it, what was typed to start it."""
     if len(command) > MAX_TEXT:

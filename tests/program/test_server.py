@@ -96,6 +96,39 @@ def test_a_run_is_recorded_on_a_server(tmp_path: Path) -> None:
         assert np.asarray(model.predict(np.zeros((1, 11, 11, 1), np.uint8))).shape == (1, 10)
 
 
+def test_a_model_registered_after_its_run_comes_to_the_server_and_leaves_no_download_behind(tmp_path: Path) -> None:
+    for name in ("server", "client", "temporary"):
+        (tmp_path / name).mkdir()
+    run = ("pipeline.train", "head=global_average_pool", "training.epochs=1", "size_probe.sizes=[8]")
+    with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
+        server = ("tracking=server", f"tracking.uri={uri}")
+        for command in (
+            (*run, *server),
+            (*run, *server, "tracking.register_as=at_once"),  # By the server's own client.
+            (*run, "tracking.register_as=by_sync"),
+            ("pipeline.sync", f"tracking.uri={uri}"),
+            ("pipeline.sync", f"tracking.uri={uri}"),
+        ):
+            ended = run_program(*PATIENT, *command, cwd=tmp_path / "client", **PATIENCE)
+            assert ended.returncode == 0, ended.stderr
+        client = MlflowClient(uri)
+        (run_on_server,) = client.search_runs(["1"])
+        versions = client.search_model_versions()
+        assert sorted((version.name, version.run_id) for version in versions) == [
+            ("at_once", run_on_server.info.run_id),
+            ("by_sync", run_on_server.info.run_id),
+        ]
+        converted = run_program(
+            *(*PATIENT, "pipeline.convert", "model=models:/by_sync/1", "way=resize_input", *server),
+            cwd=tmp_path / "client",
+            **PATIENCE,
+            TMPDIR=str(tmp_path / "temporary"),
+        )
+    assert converted.returncode == 0, converted.stderr
+    assert (tmp_path / "client" / "by_sync-1-resize_input.keras").is_file()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_a_study_on_a_server_prints_that_servers_link_and_no_password(tmp_path: Path) -> None:
     """A shared server with basic auth: the credentials come from the environment and show nowhere."""
     (tmp_path / "server").mkdir()

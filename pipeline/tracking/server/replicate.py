@@ -21,6 +21,7 @@ import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.common.errors import UserError, class_and_first_line, excerpt
@@ -75,10 +76,17 @@ class RunCopy:
             self._target.update_run(copy_id, status="RUNNING")
         return copy_id
 
-    def update_tags(self, copy_id: str) -> str:
-        """Copies the tags alone. Returns the copy's id."""
+    def update_late(self, copy_id: str) -> str:
+        """Copies what may change after a run's end: tags, and versions in the model registry. Returns the copy's id."""
         tags = _tags(self._source.get_run(self._run_id), copy_id)
         self._target.log_batch(copy_id, tags=[RunTag(*item) for item in tags.items()])
+        for version in self._versions():
+            experiment_id = self._target.get_run(copy_id).info.experiment_id
+            model_id = str(version.source).removeprefix(
+                "models:/"
+            )  # A version that is found by search has no model_id.
+            if (copied := self._copied_model(experiment_id, model_id)) is not None:
+                self._copy_version(version, copied.model_id, copy_id)
         return copy_id
 
     def complete(self) -> str:
@@ -115,9 +123,7 @@ class RunCopy:
     def _copy_model(self, model: LoggedModel, copy: Run, step: int) -> None:
         """Copies a run's recorded model, and the versions of it in the model registry, once."""
         experiment_id, run_id = copy.info.experiment_id, copy.info.run_id
-        tag = f"tags.{Tag.SOURCE} = '{model.model_id}'"
-        found = self._target.search_logged_models([experiment_id], filter_string=tag, max_results=1)
-        copied = found[0] if found else None
+        copied = self._copied_model(experiment_id, model.model_id)
         if copied is None or copied.status != "READY":
             copied = copied or self._target.create_logged_model(
                 experiment_id, model.name, run_id, {Tag.SOURCE: model.model_id}, model.params, model.model_type
@@ -139,9 +145,22 @@ class RunCopy:
         known = copy.outputs.model_outputs if copy.outputs else []
         if copied.model_id not in {output.model_id for output in known}:
             self._target.log_outputs(run_id, [LoggedModelOutput(copied.model_id, step)])
-        for version in self._source.search_model_versions(f"run_id = '{self._run_id}'"):
-            if not self._target.search_model_versions(f"name = '{version.name}' and run_id = '{run_id}'"):
-                _register_copy(self._target, version.name, copied.model_id, run_id, version.tags)
+        for version in self._versions():
+            self._copy_version(version, copied.model_id, run_id)
+
+    def _copied_model(self, experiment_id: str, model_id: str) -> LoggedModel | None:
+        """The copy of a recorded model; None if there is none yet."""
+        tag = f"tags.{Tag.SOURCE} = '{model_id}'"
+        found = self._target.search_logged_models([experiment_id], filter_string=tag, max_results=1)
+        return found[0] if found else None
+
+    def _versions(self) -> Sequence[ModelVersion]:
+        """The run's models in the model registry."""
+        return self._source.search_model_versions(f"run_id = '{self._run_id}'")
+
+    def _copy_version(self, version: ModelVersion, model_id: str, run_id: str) -> None:
+        if not self._target.search_model_versions(f"name = '{version.name}' and run_id = '{run_id}'"):
+            _register_copy(self._target, version.name, model_id, run_id, version.tags)
 
 
 class Replicator(threading.Thread):
@@ -199,7 +218,7 @@ def replicate(uri: str, run_id: str, copy: RunCopy | None = None) -> str:
     copy = copy or RunCopy(source, mlflow.MlflowClient(uri), run_id)
     run = source.get_run(run_id)
     if is_replicated(uri, run):
-        return copy.update_tags(run.data.tags[Tag.REPLICATED].split()[-1])  # They change after the end, too.
+        return copy.update_late(run.data.tags[Tag.REPLICATED].split()[-1])
     copy_id = copy.complete()
     source.set_tag(run_id, Tag.REPLICATED, f"{_replicated(uri, run)}{copy_id}")
     return copy_id
