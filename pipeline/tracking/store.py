@@ -16,8 +16,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.common.errors import UserError, first_line
-from pipeline.common.files import atomic_write, remove_leftovers
+from pipeline.common.files import atomic_write
 from pipeline.tracking.settings import DASHBOARD_PORT, STORE_FILE, Tracking
+
+log = logging.getLogger("pipeline")
 
 
 def store_uri(tracking: Tracking, output_path: Path) -> str:
@@ -109,10 +111,25 @@ def _create_local_store(output_path: Path) -> None:
     # Two processes that both create the tables break the database for good.
     with FileLock(output_path / f"{STORE_FILE}.lock"):
         if store.exists() and store.stat().st_size > 0:
+            _keep_older(store)
             return
-        remove_leftovers(store)
         with atomic_write(store) as beside:
             mlflow.MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
+
+
+def _keep_older(store: Path) -> None:
+    """Keeps a copy, beside it, of a store which lacks tables: MLflow is about to bring it up to date, for good."""
+    import mlflow.store.db.utils  # It tells Base of all tables; MLflow itself is about to load it.
+    from mlflow.store.db.base_sql_model import Base
+
+    with closing(sqlite3.connect(store)) as database:
+        there = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        kept = store.with_name(f"{store.name}.before-mlflow-{mlflow.__version__}")
+        if set(Base.metadata.tables) <= there or kept.exists():
+            return
+        with atomic_write(kept) as beside, closing(sqlite3.connect(beside)) as copy:
+            database.backup(copy)
+    log.info("%s is of an older MLflow and is brought up to date; as it was, it is kept as %s", store, kept.name)
 
 
 def _artifacts(output_path: Path, experiment: str) -> Path:

@@ -16,6 +16,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -598,8 +599,13 @@ def test_a_store_with_the_tables_of_mlflow_3_0_is_brought_up_to_date(tmp_path: P
             "INSERT INTO experiments (experiment_id, name, lifecycle_stage) VALUES (7, 'old', 'active')"
         )
     engine.dispose()
-    open_store(Tracking(), tmp_path)
-    assert experiment_for("old", Tracking(), tmp_path) == "7"
+    with closing(sqlite3.connect(tmp_path / STORE_FILE)) as store:
+        before = list(store.iterdump())
+    for _ in range(2):  # Kept once, and as it was the first time.
+        open_store(Tracking(), tmp_path)
+        assert experiment_for("old", Tracking(), tmp_path) == "7"
+        with closing(sqlite3.connect(tmp_path / f"{STORE_FILE}.before-mlflow-{mlflow.__version__}")) as kept:
+            assert list(kept.iterdump()) == before
 
 
 def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
