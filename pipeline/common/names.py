@@ -94,6 +94,10 @@ class Metric(Recorded):
     """Share of images on a canvas whose true class has its peak on the image; of some heads, at larger sizes alone."""
 
 
+TIMED = frozenset({Metric.IMAGES_PER_SECOND, Metric.MS_PER_IMAGE})
+"""What a clock has measured."""
+
+
 class Param(Recorded):
     """Params of a run that the program reads back; those without a dot are no settings but what they come to."""
 

@@ -30,7 +30,17 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 from pipeline.common.condition import Condition, Mode
 from pipeline.common.digest import digest_of
 from pipeline.common.errors import UserError
-from pipeline.common.names import SWEEP_RUNS, File, Metric, Tag, size_accuracy, size_calibration, size_tag, sweep_tag
+from pipeline.common.names import (
+    SWEEP_RUNS,
+    TIMED,
+    File,
+    Metric,
+    Tag,
+    size_accuracy,
+    size_calibration,
+    size_tag,
+    sweep_tag,
+)
 from pipeline.common.signals import deferred
 from pipeline.data.batches import Data
 from pipeline.data.facts import DatasetFacts
@@ -143,8 +153,16 @@ class RunRecord:
             self._tags = {**tags, Tag.MODEL_DIGEST: interrupted.data.tags[Tag.MODEL_DIGEST]}
 
     def _metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Records metrics at a step, but for those that are recorded with the same value."""
-        new = {key: value for key, value in values.items() if (key, step, repr(float(value))) not in self._recorded}
+        """Records metrics at a step, but for those that are recorded with the same value.
+
+        What a clock has measured is never the same, and is recorded once.
+        """
+        timed = {key for key, at, _ in self._recorded if at == step and key in TIMED}
+        new = {
+            key: value
+            for key, value in values.items()
+            if key not in timed and (key, step, repr(float(value))) not in self._recorded
+        }
         if new:
             mlflow.log_metrics(new, step=step)
 
