@@ -1,0 +1,195 @@
+"""Commands of the program in processes that are forked after its imports: a hundred cost what ten starts do.
+
+Each is a process of its own with the program's own `main`, as a user's is. It can be killed at an exact step: the n-th
+time that it changes a file, a store or something on a server.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import HANG_SECONDS
+
+PRELOADED = [
+    *("tests.program.forked", "tensorflow", "tensorflow_datasets", "keras", "mlflow", "pandas", "scipy.stats"),
+    *("pyarrow.parquet", "optuna", "alembic", "hydra.main", "antlr4", "PIL.Image", "pipeline.cli.command"),
+    *("pipeline.config.register", "pipeline.run", "pipeline.study.conclude", "pipeline.other_sizes.refit_convert"),
+]
+"""None of these starts a thread or opens a store, so that a process may be forked after them."""
+
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(PRELOADED)
+
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "http.client.send"}
+"""Audit events of Python that change something, beside the opening of a file for writing."""
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        code: Exit code; negative for a signal.
+        output: What it printed, on both channels.
+        seconds: From its start to its end.
+        steps: How many changes it made; 0 if it was killed.
+        megabytes: Most memory that it had; 0 if it was killed.
+        changed: Paths outside of its folder for temporary files that it wrote to, moved or removed by Python's own
+            functions; none if it was killed.
+        started: Programs that it started.
+        imported: Top-level names of modules that it imported beside those that were there.
+    """
+
+    code: int
+    output: str
+    seconds: float
+    steps: int
+    megabytes: float
+    changed: frozenset[str]
+    started: tuple[str, ...]
+    imported: frozenset[str]
+
+
+def run_forked(
+    *arguments: str,
+    cwd: Path,
+    kill_at: int | None = None,
+    kill_after: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Ended:
+    """Runs `python -m ARGUMENTS` in a directory, in a process that has the program's imports already.
+
+    Args:
+        arguments: A module and its arguments.
+        cwd: Working directory; its folder for temporary files is a new one, which is gone afterwards.
+        kill_at: SIGKILL in place of the change with this number, counted from 1.
+        kill_after: SIGKILL after so many seconds.
+        environment: Variables to set.
+    """
+    with tempfile.TemporaryDirectory() as kept:
+        about, printed = Path(kept) / "about.json", Path(kept) / "printed.txt"
+        (Path(kept) / "tmp").mkdir()
+        variables = {"TMPDIR": f"{kept}/tmp", "COLUMNS": "140", **(environment or {})}
+        began = time.monotonic()
+        process = FORKED.Process(
+            target=_command, args=(arguments, str(cwd), variables, kill_at, str(about), str(printed))
+        )
+        process.start()
+        process.join(HANG_SECONDS if kill_after is None else kill_after)
+        if process.is_alive():
+            process.kill()
+        process.join()
+        seconds = time.monotonic() - began
+        found: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {}
+        output = printed.read_text(errors="replace") if printed.exists() else ""
+    assert process.exitcode is not None
+    return Ended(
+        process.exitcode,
+        output,
+        seconds,
+        found.get("steps", 0),
+        found.get("megabytes", 0),
+        frozenset(path for path in found.get("changed", ()) if not Path(path).is_relative_to(Path(kept).resolve())),
+        tuple(found.get("started", ())),
+        frozenset(found.get("imported", ())),
+    )
+
+
+class _Watch:
+    """Counts and names what the process changes, and kills it at a step."""
+
+    def __init__(self, kill_at: int | None) -> None:
+        self.steps, self.kill_at, self.process = 0, kill_at, os.getpid()
+        self.changed: set[str] = set()
+        self.started: list[str] = []
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps == self.kill_at and os.getpid() == self.process:
+            os.kill(self.process, signal.SIGKILL)
+
+    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, mode, flags = arguments
+            wants = any(letter in mode for letter in "wax+") if mode else bool(flags & WRITING)
+            if not wants or isinstance(path, int) or os.fsdecode(path).startswith(("/dev/", "/proc/")):
+                return
+            self.changed.add(os.path.realpath(os.fsdecode(path)))
+            self.step()
+        elif event in CHANGES:
+            if event.startswith("os."):
+                paths = (path for path in arguments if isinstance(path, str | bytes | os.PathLike))
+                self.changed |= {os.path.realpath(os.fsdecode(path)) for path in paths}
+            self.step()
+        elif event == "subprocess.Popen":
+            self.started.append(os.fsdecode(arguments[0]))
+
+    def statement(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if not statement.lstrip().upper().startswith(("SELECT", "PRAGMA")):
+            self.step()
+
+    def commit(self, connection: Any) -> None:
+        self.step()
+
+
+def _command(
+    arguments: tuple[str, ...],
+    cwd: str,
+    variables: dict[str, str],
+    kill_at: int | None,
+    about: str,
+    printed: str,
+) -> None:
+    """What the forked process does."""
+    output = os.open(printed, os.O_CREAT | os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.update(variables)
+    tempfile.tempdir = None
+    os.chdir(cwd)
+    sys.path.insert(0, cwd)  # As `python -m` does.
+    sys.argv = [arguments[0], *arguments[1:]]
+    sys.dont_write_bytecode = True  # Python's own files are no doing of the program.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    import sqlalchemy.event
+    from sqlalchemy.engine import Engine
+
+    watch = _Watch(kill_at)
+    before = set(sys.modules)
+    sqlalchemy.event.listen(Engine, "before_cursor_execute", watch.statement)
+    sqlalchemy.event.listen(Engine, "commit", watch.commit)
+    sys.addaudithook(watch.audit)
+    try:
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out.
+        steps, changed = watch.steps, sorted(watch.changed)
+        watch.kill_at = None
+        told = {
+            "steps": steps,
+            "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "changed": changed,
+            "started": watch.started,
+            "imported": sorted({name.partition(".")[0] for name in set(sys.modules) - before}),
+        }
+        Path(about).write_text(json.dumps(told))

@@ -1,0 +1,372 @@
+"""Whatever comes in by a door of the program works or gets one message; no code runs, and nothing is written elsewhere.
+
+Files of every kind that it reads, changed at random, and names of every kind; snapshots are in
+tests/comparison/test_schema.py, command lines in test_fuzz.py.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.program.forked import Ended, run_forked
+
+pytestmark = pytest.mark.slow
+
+Draw = random.Random
+
+MOST_MEGABYTES = 4000
+"""Of memory; importing TensorFlow and MLflow alone takes 400."""
+
+# Anything in place of anything.
+
+ODD: tuple[Any, ...] = (
+    *(None, True, 0, 1, -1, 7, 2**31, 2**63, 10**30, 0.5, -0.5, 1e308, float("inf"), float("nan")),
+    *("", "x", "None", "..", "/", "~", "a/b", "owned", "[/bold]", "$\\frac{$", "<b>", "${oc.env:HOME}", "é☃", "\u202e"),
+    *("os.system", "builtins", "x" * 5000, "%n%s", "None\n", "'", '"', "a b", "a=b", "[1", "{a: 1}"),
+    *(
+        [],
+        {},
+        [[]],
+        [0],
+        [-1, 2**40],
+        {"class_name": "Lambda"},
+        {"_target_": "shutil.copy", "src": "here", "dst": "owned"},
+    ),
+    {"module": "os", "class_name": "system", "config": {"command": "touch owned"}, "registered_name": "system"},
+)
+
+
+def _places(tree: Any) -> list[tuple[Any, Any]]:
+    """Every place of a tree of lists and dicts, as container and key."""
+    found: list[tuple[Any, Any]] = []
+    if isinstance(tree, dict | list):
+        for key, value in list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree)):
+            found += [(tree, key), *_places(value)]
+    return found
+
+
+def _changed_tree(tree: Any, draw: Draw) -> Any:
+    for _ in range(draw.choice((1, 1, 1, 2, 4))):
+        container, key = draw.choice(_places({"": tree}))
+        match draw.choice(("value", "value", "remove", "other", "twice", "deep")):
+            case "value":
+                container[key] = draw.choice(ODD)
+            case "remove":
+                del container[key]
+            case "other":
+                other, where = draw.choice(_places({"": tree}))
+                container[key] = json.loads(json.dumps(other.get(where) if isinstance(other, dict) else other[where]))
+            case "twice" if isinstance(container, list):
+                container.insert(key, json.loads(json.dumps(container[key])))
+            case "deep":
+                for _ in range(draw.choice((3, 300))):
+                    container[key] = [container[key]]
+        if not isinstance(tree, dict | list) or not _places(tree):
+            break
+    return tree
+
+
+def _changed_bytes(whole: bytes, draw: Draw) -> bytes:
+    content = bytearray(whole)
+    match draw.choice(("flip", "flip", "cut", "empty", "insert", "zeros", "swap", "twice")) if whole else "none":
+        case "flip":
+            for _ in range(draw.choice((1, 3, 30))):
+                content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        case "cut":
+            del content[draw.randrange(len(content)) :]
+        case "empty":
+            content.clear()
+        case "insert":
+            place = draw.randrange(len(content))
+            content[place:place] = draw.randbytes(draw.choice((1, 40)))
+        case "zeros":
+            begin = draw.randrange(len(content))
+            content[begin : begin + 64] = bytes(len(content[begin : begin + 64]))
+        case "swap":
+            middle = draw.randrange(len(content))
+            content = content[middle:] + content[:middle]
+        case "twice":
+            content = content * 2
+    return bytes(content)
+
+
+# The doors.
+
+
+@dataclass(frozen=True)
+class Door:
+    """A way in.
+
+    Attributes:
+        mutants: How many are tried.
+        enter: Puts something into a directory that has what `rooms` made; returns the command that takes it.
+        allowed: Exit codes, beside 0, of a command that refuses it.
+    """
+
+    mutants: int
+    enter: Callable[[Path, Draw], list[str]]
+    allowed: tuple[int, ...] = (2,)
+
+
+QUICK = ("training.epochs=1", "size_probe.ways=[]", "size_probe.sizes=[8]", "dataset.train_split='train[:10%]'")
+
+
+def _model(directory: Path, draw: Draw) -> list[str]:
+    path = directory / "ok.keras"
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    name = draw.choice(("config.json", "config.json", "config.json", "metadata.json", "model.weights.h5", "zip", "zip"))
+    match name:
+        case "zip":
+            path.write_bytes(_changed_bytes(path.read_bytes(), draw))
+        case "model.weights.h5":
+            files[name] = _changed_bytes(files[name], draw)
+        case _ if draw.random() < 0.1:
+            files[name] = _changed_bytes(files[name], draw)
+        case _:
+            files[name] = json.dumps(_changed_tree(json.loads(files[name]), draw)).encode()
+    if name != "zip":
+        if draw.random() < 0.1:
+            files[draw.choice(("../owned", "/owned", "assets/x", "config.json/x", "x" * 300))] = b"x"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file, content in files.items():
+                archive.writestr(file, content)
+    return draw.choice(
+        [
+            ["pipeline.convert", "model=ok.keras", "way=resize_input", "output=out.keras"],
+            ["pipeline.convert", "model=ok.keras"],
+            ["pipeline.probe", "model=ok.keras", "images=images/test", "size_probe.sizes=[8,12]"],
+            ["pipeline.plan", "backbone=from_model", "backbone.path=ok.keras"],
+        ]
+    )
+
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO", "EPS", "PDF", "TGA", "DDS", "ICNS", "SGI", "PCX")
+
+
+def _image(draw: Draw) -> bytes:
+    """An image, or what claims to be one."""
+    if draw.random() < 0.1:
+        return draw.choice(
+            (
+                b"",
+                b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(owned) (w) file\n",
+                b"<svg/>",
+                b"RIFF\0\0\0\0WEBP",
+            )
+        )
+    mode = draw.choice(("RGB", "L", "P", "RGBA", "1", "CMYK", "I;16", "F", "LA"))
+    size = draw.choice(((8, 8), (8, 8), (1, 1), (1, 300), (300, 2)))
+    written = io.BytesIO()
+    try:
+        Image.new("RGB" if mode in ("P", "CMYK") else mode, size).convert(mode).save(written, draw.choice(FORMATS))
+    except (OSError, ValueError, KeyError):  # Not every format has every mode.
+        written = io.BytesIO()
+        Image.new("RGB", size).save(written, "PNG")
+    content = written.getvalue()
+    if content.startswith(b"\x89PNG") and draw.random() < 0.3:  # More pixels than there are.
+        return content[:16] + struct.pack(">II", draw.choice((8, 100_000)), 100_000) + content[24:]
+    return _changed_bytes(content, draw) if draw.random() < 0.7 else content
+
+
+def _folder(directory: Path, draw: Draw) -> list[str]:
+    images = directory / "images"
+    for _ in range(draw.choice((1, 2, 5))):
+        place = draw.choice(sorted(path for path in images.rglob("*") if path.is_file()))
+        match draw.choice(
+            ("image", "image", "image", "link", "loop", "pipe", "rename", "copy", "folder", "device", "hole")
+        ):
+            case "image":
+                place.write_bytes(_image(draw))
+            case "link":
+                place.unlink()
+                place.symlink_to(draw.choice(("nowhere", "/etc/passwd", "/dev/zero", str(directory))))
+            case "loop":
+                (place.parent / "again").symlink_to(images, target_is_directory=True)
+            case "pipe":
+                place.unlink()
+                os.mkfifo(place)
+            case "rename":
+                names = (b"\xff\xfe.png", b"a\nb.png", b"[bold].png", b"-rf.png", b".png", b"x.PNG", b"x")
+                place.rename(place.parent / os.fsdecode(draw.choice(names)))
+            case "copy":
+                other = images / draw.choice(("train", "test")) / place.parent.name
+                other.mkdir(parents=True, exist_ok=True)
+                shutil.copy(place, other / "c.png")
+            case "folder":
+                name = draw.choice(("b b", "[/bold]", "é☃", ".hidden", "__MACOSX"))
+                shutil.move(place.parent, place.parent.parent / name)
+            case "device":
+                place.unlink()
+                place.symlink_to("/dev/random")
+            case "hole":
+                with place.open("wb") as file:
+                    file.truncate(10**10)
+    return draw.choice(
+        [
+            ["pipeline.probe", "model=ok.keras", "images=images/test", "size_probe.sizes=[8]"],
+            ["pipeline.probe", "model=ok.keras", "images=images", "size_probe.sizes=[8]"],
+            ["pipeline.plan", "dataset=image_folder", "dataset.path=images"],
+            ["pipeline.train", "dataset=image_folder", "dataset.path=images", *QUICK[:3]],
+            ["pipeline.convert", "model=ok.keras", "way=resize_input", "images=images/test/a", "output=out.keras"],
+        ]
+    )
+
+
+def _prepared(directory: Path, draw: Draw) -> list[str]:
+    """TFDS's own files of a prepared dataset."""
+    place = draw.choice(sorted(path for path in (directory / "tfds" / "digits").rglob("*") if path.is_file()))
+    if place.suffix == ".json" and draw.random() < 0.8:
+        place.write_text(json.dumps(_changed_tree(json.loads(place.read_text()), draw)))
+    elif draw.random() < 0.2:
+        place.unlink()
+    else:
+        place.write_bytes(_changed_bytes(place.read_bytes(), draw))
+    return ["pipeline.train", f"dataset.data_dir={directory / 'tfds'}", *QUICK]
+
+
+def _yaml(directory: Path, draw: Draw) -> list[str]:
+    """A study or an arm that somebody hands on."""
+    group = draw.choice(("study", "study", "arm"))
+    known = draw.choice(sorted((ROOT / "experiments" / group).glob("*.yaml")))
+    text = known.read_text()
+    if draw.random() < 0.3:
+        content = _changed_bytes(text.encode(), draw)
+    else:
+        changed = yaml.safe_dump(_changed_tree(yaml.safe_load(text), draw))
+        content = f"# @package _global_\n{changed}".encode()
+    (directory / group).mkdir()
+    (directory / group / "theirs.yaml").write_bytes(content)
+    return ["pipeline.plan", f"{group}=theirs", f"hydra.searchpath=[experiments://{directory}]"]
+
+
+def _array(directory: Path, draw: Draw) -> list[str]:
+    """A .npy file of images, or what an earlier run has left: decoded images, feature maps."""
+    command = ["pipeline.convert", "model=ok.keras", "way=resize_input", "images=images.npy", "output=out.keras"]
+    if draw.random() < 0.4:
+        kept = sorted((directory / "outputs" / "cache").rglob("*.npy"))
+        assert kept
+        place = draw.choice(kept)
+        command = ["pipeline.train", "head=global_average_pool", *FROZEN]
+    else:
+        place = directory / "images.npy"
+        kind = draw.choice(("|u1", "<f4", "<f8", "|b1", "<c8", "<U3", "<M8[s]", "<i8", ">f4"))
+        shape = draw.choice(((4, 8, 8, 1), (4, 8, 8, 3), (0, 8, 8, 1), (4, 8, 8), (), (4, 9, 11, 1), (1, 1, 1, 1)))
+        np.save(place, np.zeros(shape, kind))
+    content = place.read_bytes()
+    begin, end = content[:10], content.index(b"\n") + 1
+    match draw.choice(("none", "bytes", "header", "header", "pickled")):
+        case "bytes":
+            content = _changed_bytes(content, draw)
+        case "header":
+            nested = "(" * 3000 + ")" * 3000
+            told = draw.choice((f"({10**6}, {10**6})", "(-1,)", f"({2**62},)", "'x'", nested, "(4, 8, 8, 1)"))
+            kind, order = draw.choice(("|u1", "|O", "|V99999999", "x", "<f8")), draw.choice((True, False, 3))
+            header = f"{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {told}, }}\n".encode()
+            content = begin[:8] + struct.pack("<H", len(header) % 2**16) + header + content[end:]
+        case "pickled":
+            written = io.BytesIO()
+            np.save(written, np.array([{"a": 1}], object), allow_pickle=True)
+            content = written.getvalue()
+    place.write_bytes(content)
+    return command
+
+
+FROZEN = ("backbone.trainable=false", "dataset.cache=disk", *QUICK)
+
+
+DOORS = {
+    "models": Door(200, _model),
+    "folders of images": Door(80, _folder),
+    "prepared datasets": Door(60, _prepared),
+    "studies and arms": Door(100, _yaml),
+    "arrays": Door(60, _array),
+}
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a model, images, a prepared dataset, and what a run has left."""
+    import keras
+
+    directory = tmp_path_factory.mktemp("rooms")
+    stack = [
+        *(keras.layers.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, padding="same")),
+        *(keras.layers.BatchNormalization(), keras.layers.ReLU(), keras.layers.GlobalAveragePooling2D()),
+        keras.layers.Dense(2),
+    ]
+    keras.Sequential(stack).save(directory / "ok.keras")
+    (directory / "here").touch()
+    shade = random.Random(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for name in "ab":
+            (directory / "images" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.frombuffer(shade.randbytes(64), np.uint8).reshape(8, 8)
+                Image.fromarray(pixels).save(directory / "images" / split / name / f"{number}.png")
+    data_dir = f"dataset.data_dir={directory / 'tfds'}"
+    prepared = run_forked("pipeline.train", "head=global_average_pool", data_dir, *FROZEN, cwd=directory)
+    assert prepared.code == 0, prepared.output
+    return directory
+
+
+def _fault(ended: Ended, directory: Path, allowed: tuple[int, ...]) -> str:
+    """What a command did that none should; an empty text if it worked, or refused what it got in one message."""
+    errors = [line for line in ended.output.splitlines() if line.startswith("Error: ")]
+    # MLflow asks git for the commit of the code.
+    elsewhere = [path for path in ended.changed if not Path(path).is_relative_to(directory.resolve())]
+    for is_fault, what in (
+        ("Traceback" in ended.output, "a stack trace"),
+        ((ended.code, len(errors)) not in [(0, 0), *((code, 1) for code in allowed)], f"exit code {ended.code}"),
+        (any(len(line) > 3000 for line in errors), "a message without end"),
+        ((directory / "owned").exists(), "code ran"),
+        (not set(ended.started) <= {"git"}, f"started {ended.started}"),
+        (elsewhere, f"wrote to {elsewhere}"),
+        (ended.megabytes > MOST_MEGABYTES, f"took {ended.megabytes:.0f} MB"),
+    ):
+        if is_fault:
+            return what
+    return ""
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_what_comes_in_works_or_is_refused_in_one_message(name: str, rooms: Path, tmp_path: Path) -> None:
+    door = DOORS[name]
+    faults: list[str] = []
+    worked, most, longest = 0, 0.0, 0.0
+    for number in range(door.mutants):
+        directory = tmp_path / str(number)
+        shutil.copytree(rooms, directory)
+        draw = random.Random(f"{name} {number}")
+        command = door.enter(directory, draw)
+        if "dataset.data_dir" not in " ".join(command) and command[0] == "pipeline.train":
+            command.append(f"dataset.data_dir={directory / 'tfds'}")
+        told = f"{name}, mutant {number}, {' '.join(command)}"
+        ended = run_forked(*command, cwd=directory)
+        if fault := _fault(ended, directory, door.allowed):
+            faults.append(f"{told}: {fault}\n{ended.output[-3000:]}")
+        worked += ended.code == 0
+        most, longest = max(most, ended.megabytes), max(longest, ended.seconds)
+        shutil.rmtree(directory)
+    print(
+        f"{name}: of {door.mutants}, {worked} worked and {door.mutants - worked} were refused in one message; "
+        f"at most {longest:.0f} s and {most:.0f} MB"
+    )
+    assert not faults, "\n".join(faults)
+    assert 0 < worked < door.mutants
