@@ -77,10 +77,10 @@ def first_line(error: BaseException) -> str:
     bold = re.search(r"\x1b\[1m(?:\{\{.*?\}\} )?(.+?)(?:\x1b|$)", str(error), re.MULTILINE)
     lines = bold.groups() if bold else str(error).splitlines()
     # Behind the cause, TensorFlow names its own operation.
-    return next(iter(lines), type(error).__name__).partition(" [Op:")[0].rstrip(".:")
+    return excerpt(next(iter(lines), type(error).__name__).partition(" [Op:")[0].rstrip(".:"))
 
 
 def class_and_first_line(error: BaseException) -> str:
     """`ValueError: what it says first`, for errors whose texts say little without their class."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    return f"{type(error).__name__}: {excerpt(lines[0]) if lines else 'no message'}"

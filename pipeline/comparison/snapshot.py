@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet
 
-from pipeline.common.errors import ConfigError, excerpt, first_line
+from pipeline.common.errors import ConfigError, first_line
 from pipeline.common.files import atomic_write
 from pipeline.common.names import ANSWERS, CALIBRATION, LABELS, RECALL, Tag
 from pipeline.comparison.schema import MAX_RUNS, faults, is_numeric, rule_of
@@ -57,7 +57,7 @@ def read_snapshot(path: Path) -> pd.DataFrame:
         if len(set(known)) < len(known):
             raise ValueError("it has two columns of one name")
     except Exception as error:  # A file of unknown origin can fail in any way.
-        raise ConfigError("snapshot", path, f"cannot be read: {excerpt(first_line(error))}", remedy) from error
+        raise ConfigError("snapshot", path, f"cannot be read: {first_line(error)}", remedy) from error
     if fault := next(faults(runs[known]), None):
         raise ConfigError("snapshot", path, fault, remedy)
     return runs[known].astype({column: float for column in known if is_numeric(column)})

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from pipeline.common.errors import ConfigError, UserError, require
+from pipeline.common.errors import ConfigError, UserError, first_line, require
 from pipeline.common.size import Size, size_text
 from pipeline.models.graph import operation_text
 from pipeline.models.keras_file import load_model, saved_model
@@ -254,7 +254,7 @@ def given_images(path: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
         images = _image_files(source, shape) if source.is_dir() else np.load(source, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError("images", path, f"cannot be read: {str(error).splitlines()[0]}", remedy) from error
+        raise ConfigError("images", path, f"cannot be read: {first_line(error)}", remedy) from error
     require(isinstance(images, np.ndarray), "images", path, "holds several arrays", remedy)
     require(
         images.ndim == 4 and images.shape[1:] == shape and len(images) > 0,

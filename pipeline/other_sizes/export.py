@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.common.errors import UserError, class_and_first_line, excerpt, require
+from pipeline.common.errors import UserError, class_and_first_line, require
 from pipeline.common.files import is_disk_full
 from pipeline.common.size import Size, size_text
 from pipeline.common.standard_error import turned_aside
@@ -189,7 +189,7 @@ def _without_notes() -> Iterator[None]:
 def _cannot(chosen: Format, what: str, error: Exception) -> UserError:
     others = [other.name for other in Format if other is not chosen]
     return UserError(
-        f"format={chosen.name}: cannot {what}: {excerpt(class_and_first_line(error))}. Nothing was written. Use "
+        f"format={chosen.name}: cannot {what}: {class_and_first_line(error)}. Nothing was written. Use "
         f"format={' or format='.join(others)}."
     )
 

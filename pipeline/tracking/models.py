@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import mlflow
 
-from pipeline.common.errors import ConfigError, require
+from pipeline.common.errors import ConfigError, first_line, require
 from pipeline.common.size import Size, recorded_size
 from pipeline.models.backbones.base import Backbone
 from pipeline.models.keras_file import MODEL_URIS, load_model
@@ -113,7 +113,7 @@ def _brought(uri: str, key: str, store: str) -> _Brought:
         raise ConfigError(
             key,
             uri,
-            f"MLflow does not have it in {store}: {str(error).splitlines()[0]}",
+            f"MLflow does not have it in {store}: {first_line(error)}",
             "Give a URI as a run's page shows it, models:/NAME/VERSION, or the path of a .keras file.",
         ) from error
     files = sorted(directory.rglob("*.keras"))

@@ -24,7 +24,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from pipeline.common.errors import UserError, class_and_first_line, excerpt
+from pipeline.common.errors import UserError, class_and_first_line
 from pipeline.common.names import Tag
 from pipeline.tracking import store
 from pipeline.tracking.resume import FOLDER
@@ -245,7 +245,7 @@ def replicate_all(uri: str, runs: Iterable[Run], output_path: Path) -> dict[str,
             with _alone(output_path, run.info.run_id), talking_to(uri):
                 copies[run.info.run_id] = replicate(uri, run.info.run_id)
         except UserError as error:
-            what = excerpt(class_and_first_line(error.__cause__ or error))
+            what = class_and_first_line(error.__cause__ or error)
             log.warning("  %s was not copied to %s: %s", run.info.run_name, uri, what)
     return copies
 

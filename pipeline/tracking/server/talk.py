@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.common.errors import UserError, class_and_first_line, excerpt
+from pipeline.common.errors import UserError, class_and_first_line
 
 HEALTH_SECONDS = 2.0
 """A server that takes longer to say that it is well is not asked for more."""
@@ -35,7 +35,7 @@ def talking_to(uri: str | None) -> Iterator[None]:
             raise
         raise ServerError(
             f"tracking.uri={uri}: the MLflow server does not answer as it should: "
-            f"{excerpt(class_and_first_line(error)).rstrip('.')}. What was recorded is in output_dir; once the server "
+            f"{class_and_first_line(error).rstrip('.')}. What was recorded is in output_dir; once the server "
             f"answers, bring it there with python -m pipeline.sync tracking.uri={uri}."
         ) from error
 
