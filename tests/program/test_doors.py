@@ -198,7 +198,7 @@ def _folder(directory: Path, draw: Draw) -> list[str]:
                 place.unlink()
                 place.symlink_to(draw.choice(("nowhere", "/etc/passwd", "/dev/zero", str(directory))))
             case "loop":
-                (place.parent / "again").symlink_to(images, target_is_directory=True)
+                (place.parent / f"again{len(list(place.parent.iterdir()))}").symlink_to(images, target_is_directory=True)
             case "pipe":
                 place.unlink()
                 os.mkfifo(place)
@@ -211,7 +211,7 @@ def _folder(directory: Path, draw: Draw) -> list[str]:
                 shutil.copy(place, other / "c.png")
             case "folder":
                 name = draw.choice(("b b", "[/bold]", "é☃", ".hidden", "__MACOSX"))
-                shutil.move(place.parent, place.parent.parent / name)
+                shutil.move(place.parent, place.parent.with_name(name))
             case "device":
                 place.unlink()
                 place.symlink_to("/dev/random")
