@@ -10,10 +10,12 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import struct
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.program.forked import Ended, run_forked
+from tests.program.servers import TRACKING_SERVER, running
 
 pytestmark = pytest.mark.slow
 
@@ -198,7 +201,9 @@ def _folder(directory: Path, draw: Draw) -> list[str]:
                 place.unlink()
                 place.symlink_to(draw.choice(("nowhere", "/etc/passwd", "/dev/zero", str(directory))))
             case "loop":
-                (place.parent / f"again{len(list(place.parent.iterdir()))}").symlink_to(images, target_is_directory=True)
+                (place.parent / f"again{len(list(place.parent.iterdir()))}").symlink_to(
+                    images, target_is_directory=True
+                )
             case "pipe":
                 place.unlink()
                 os.mkfifo(place)
@@ -370,3 +375,111 @@ def test_what_comes_in_works_or_is_refused_in_one_message(name: str, rooms: Path
     )
     assert not faults, "\n".join(faults)
     assert 0 < worked < door.mutants
+
+
+# Names.
+
+NAMES: tuple[str, ...] = (
+    *("[bold]", "[/bold]", "[x](javascript:alert(1))", "![x](y)", "**a**", "_a_", "`a`", "|a|", "a|b", "# a", "> a"),
+    *("$\\frac{$", "$a$", "\\", "a\\b", "%s%n", "{0}", "{a: 1}", "${seed}", "${oc.env:HOME}", "???"),
+    *(
+        "<script>alert(1)</script>",
+        "<b>",
+        "&amp;",
+        '"',
+        "'",
+        "'; DROP TABLE runs;--",
+        "a=b",
+        "a:b",
+        "a,b",
+        "[a]",
+        "{a}",
+    ),
+    *(
+        "a/b",
+        "/etc/owned",
+        "../owned",
+        "..",
+        ".",
+        ".a",
+        "a.",
+        " a",
+        "a ",
+        "",
+        "~",
+        "*",
+        "?",
+        "#",
+        "-rf",
+        "--help",
+        "@a",
+    ),
+    *("é☃", "名前", "𝕏", "😀", "\u202egnp.exe", "\u200b", "a\u0301", "\x1b[31mred", "a\tb", "a\nb", "\x7f", "\udcff"),
+    *("null", "true", "1e3", "NaN", "0", "-1", "None", "CON", "nul", "models:/a", "runs:/a", "file:///etc/passwd"),
+    *("http://127.0.0.1:1", "sqlite:///owned", "x" * 200, "x" * 201, "é" * 100, "é" * 101, "x" * 3000),
+)
+
+
+def _quoted(name: str) -> str:
+    """A text as Hydra reads it whatever is in it."""
+    return "'" + re.sub(r"(\\*)(?='|$)", r"\1\1", name).replace("'", "\\'") + "'"
+
+
+@dataclass
+class Tried:
+    """What became of commands with odd names."""
+
+    worked: int = 0
+    refused: int = 0
+
+
+def test_names_go_through_all_commands_or_are_refused_in_one_message(rooms: Path, tmp_path: Path) -> None:
+    """Each round gives names of its own to two classes, a file, an experiment, a registered model and a directory."""
+    rounds, tried, faults, given = 20, Tried(), [], set()
+    draw = random.Random(0)
+    names = [*NAMES, *("".join(draw.choices("".join(NAMES[:60]), k=draw.randint(1, 12))) for _ in range(60))]
+    draw.shuffle(names)
+    (tmp_path / "server").mkdir()
+    with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
+        for number in range(rounds):
+            directory = tmp_path / str(number)
+            shutil.copytree(rooms, directory)
+            class_a, class_b, file, experiment, model, output = (names.pop() for _ in range(6))
+            given |= {class_a, class_b, file, experiment, model, output}
+            for split in ("train", "test"):
+                for old, new in (("a", class_a), ("b", class_b)):
+                    with suppress(OSError, ValueError):  # Not every text can be the name of a folder.
+                        (directory / "images" / split / old).rename(directory / "images" / split / new)
+            with suppress(OSError, ValueError):
+                image = next((directory / "images" / "train").rglob("0.png"))
+                image.rename(image.with_name(f"{file}.png"))
+            kept = f"output_dir={_quoted(output or 'o')}"
+            train = ["pipeline.train", "study=heads", "head=global_average_pool", "seed=0", *QUICK[:3]]
+            folder = ["dataset=image_folder", "dataset.path=images"]
+            named = [f"tracking.experiment={_quoted(experiment)}", f"tracking.register_as={_quoted(model)}"]
+            for command in (
+                [*train, *folder, *named, kept],
+                [*train, *folder, "tracking.register_as=kept"],  # Where one of these is refused, the others go on.
+                ["pipeline.compare", "study=heads", kept],
+                ["pipeline.compare", "study=heads"],
+                ["pipeline.compare", f"study={_quoted(experiment)}"],
+                ["pipeline.convert", f"model={_quoted(f'models:/{model}/1')}", kept, f"output={_quoted(output)}"],
+                ["pipeline.convert", "model=models:/kept/1", "way=resize_input", f"output={_quoted(f'{file}.keras')}"],
+                ["pipeline.probe", f"model={_quoted(f'{file}.keras')}", "images=images/test", "size_probe.sizes=[8]"],
+                ["pipeline.plan", *folder, f"head={_quoted(class_a)}"],
+                ["pipeline.sync", f"tracking.uri={uri}"],
+                ["pipeline.dashboard", "port=1", kept],
+            ):
+                if any("\0" in argument for argument in command):
+                    continue
+                ended = run_forked(*command, cwd=directory)
+                fault = _fault(ended, directory, allowed=(2,))
+                if fault and not (fault.startswith("wrote to") and "/owned" not in fault and command[-1] == kept):
+                    faults.append(f"round {number}, {command}: {fault}\n{ended.output[-2000:]}")
+                tried.worked += ended.code == 0
+                tried.refused += ended.code == 2
+            shutil.rmtree(directory)
+    print(f"{len(given)} names: {tried.worked} commands worked, {tried.refused} were refused in one message")
+    assert not faults, "\n".join(faults)
+    assert len(given) >= 100
+    assert min(tried.worked, tried.refused) > rounds
