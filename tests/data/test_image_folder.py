@@ -47,7 +47,8 @@ from pipeline.other_sizes.settings import SizeProbe
 from pipeline.training.fit import fit
 from pipeline.training.pairing import pairing_of
 from pipeline.training.settings import KeepWeights, Training
-from tests.conftest import run_program, typed
+from tests.conftest import typed
+from tests.program.forked import run_forked
 
 SIZES = ((6, 6), (6, 9), (12, 8))
 """Heights and widths in the small folder."""
@@ -738,7 +739,7 @@ def test_sizes_to_train_at_and_natural_sizes_exclude_each_other() -> None:
 def study(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a sweep over natural and one size, run as a user runs it."""
     directory = tmp_path_factory.mktemp("study")
-    result = run_program(
+    result = run_forked(
         *("pipeline.train", "--multirun", "dataset=image_folder", f"dataset.path={folder}", "dataset.image_size=[8,8]"),
         *("dataset.native_size=true,false", "training.epochs=1", "size_probe.sizes=[6,16]"),
         cwd=directory,
@@ -830,11 +831,11 @@ def test_icons_of_five_sizes(tmp_path: Path) -> None:
     assert not train & test
 
     of_icons = ("dataset=image_folder", f"dataset.path={folder}", "training.epochs=30", "training.keep_weights=last")
-    refused = run_program("pipeline.train", *of_icons, "head=flatten_dense", "dataset.native_size=true", cwd=tmp_path)
+    refused = run_forked("pipeline.train", *of_icons, "head=flatten_dense", "dataset.native_size=true", cwd=tmp_path)
     assert refused.returncode == 2
     assert "head=flatten_dense is built for images of one size" in refused.stderr
     sweep = ("--multirun", *of_icons, "dataset.native_size=true,false", "seed=0", "size_probe.sizes=[16,48]")
-    result = run_program("pipeline.train", *sweep, cwd=tmp_path)
+    result = run_forked("pipeline.train", *sweep, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")

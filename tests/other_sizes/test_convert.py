@@ -16,7 +16,8 @@ from pipeline.config import ConvertConfig, to_typed
 from pipeline.convert import convert
 from pipeline.other_sizes.ways import WAYS
 from pipeline.other_sizes.ways.dense_to_conv import DenseToConv
-from tests.conftest import composed, run_program
+from tests.conftest import composed
+from tests.program.forked import run_forked
 
 
 def _convert(*overrides: str) -> Path | None:
@@ -185,12 +186,10 @@ def test_a_recorded_model_is_converted(tiny_study: Path, tmp_path: Path, capsys:
 @pytest.mark.program
 @pytest.mark.slow
 def test_the_program_converts_and_explains(sequential: Path, tiny_study: Path, tmp_path: Path) -> None:
-    done = run_program("pipeline.convert", f"model={sequential.name}", "way=resize_map", cwd=tmp_path)
+    done = run_forked("pipeline.convert", f"model={sequential.name}", "way=resize_map", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"Written: {tmp_path / 'own-resize_map.keras'}"
-    wrong = run_program(
-        "pipeline.convert", "model=models:/none/1", f"output_dir={tiny_study / 'outputs'}", cwd=tmp_path
-    )
+    wrong = run_forked("pipeline.convert", "model=models:/none/1", f"output_dir={tiny_study / 'outputs'}", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "model=models:/none/1: MLflow does not have it" in wrong.stderr
     assert "Traceback" not in wrong.stderr

@@ -45,7 +45,8 @@ from pipeline.other_sizes.refit import (
 from pipeline.other_sizes.refit_sizes import RefittedHeads
 from pipeline.other_sizes.settings import SizeProbe
 from pipeline.other_sizes.ways import ALL_WAYS, REFITS, WAYS
-from tests.conftest import composed, run_program
+from tests.conftest import composed
+from tests.program.forked import run_forked
 
 NAMES = ["refit_dense", "refit_dense_all"]
 
@@ -404,7 +405,7 @@ def test_a_refit_that_cannot_be_is_refused_with_one_message(grays: Path, tmp_pat
 @pytest.mark.slow
 def test_a_run_records_them_where_other_ways_are_recorded(tmp_path: Path) -> None:
     ways = f"size_probe.ways=[{','.join(NAMES)}]"
-    done = run_program(
+    done = run_forked(
         *("pipeline.train", "head=global_average_pool", "training.epochs=1", "size_probe.sizes=[6,8,12]", ways),
         cwd=tmp_path,
     )

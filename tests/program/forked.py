@@ -44,8 +44,9 @@ class Ended:
     """How a command ended.
 
     Attributes:
-        code: Exit code; negative for a signal.
-        output: What it printed, on both channels.
+        returncode: Exit code; negative for a signal.
+        stdout: What it printed.
+        stderr: What it printed of errors.
         seconds: From its start to its end.
         steps: How many changes it made; 0 if it was killed.
         megabytes: Most memory that it had; 0 if it was killed.
@@ -55,14 +56,20 @@ class Ended:
         imported: Top-level names of modules that it imported beside those that were there.
     """
 
-    code: int
-    output: str
+    returncode: int
+    stdout: str
+    stderr: str
     seconds: float
     steps: int
     megabytes: float
     changed: frozenset[str]
     started: tuple[str, ...]
     imported: frozenset[str]
+
+    @property
+    def output(self) -> str:
+        """What it printed on both channels."""
+        return self.stdout + self.stderr
 
 
 def run_forked(
@@ -79,16 +86,15 @@ def run_forked(
         cwd: Working directory; its folder for temporary files is a new one, which is gone afterwards.
         kill_at: SIGKILL in place of the change with this number, counted from 1.
         kill_after: SIGKILL after so many seconds.
-        environment: Variables to set.
+        environment: Variables to set; those that TensorFlow reads when it is imported come too late.
     """
     with tempfile.TemporaryDirectory() as kept:
-        about, printed = Path(kept) / "about.json", Path(kept) / "printed.txt"
+        about, *channels = (Path(kept) / name for name in ("about.json", "stdout.txt", "stderr.txt"))
         (Path(kept) / "tmp").mkdir()
         variables = {"TMPDIR": f"{kept}/tmp", "COLUMNS": "140", **(environment or {})}
         began = time.monotonic()
-        process = FORKED.Process(
-            target=_command, args=(arguments, str(cwd), variables, kill_at, str(about), str(printed))
-        )
+        told = (arguments, str(cwd), variables, kill_at, str(about), *map(str, channels))
+        process = FORKED.Process(target=_command, args=told)
         process.start()
         process.join(HANG_SECONDS if kill_after is None else kill_after)
         if process.is_alive():
@@ -96,11 +102,12 @@ def run_forked(
         process.join()
         seconds = time.monotonic() - began
         found: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {}
-        output = printed.read_text(errors="replace") if printed.exists() else ""
+        stdout, stderr = (path.read_text(errors="replace") if path.exists() else "" for path in channels)
     assert process.exitcode is not None
     return Ended(
         process.exitcode,
-        output,
+        stdout,
+        stderr,
         seconds,
         found.get("steps", 0),
         found.get("megabytes", 0),
@@ -153,14 +160,14 @@ def _command(
     variables: dict[str, str],
     kill_at: int | None,
     about: str,
-    printed: str,
+    stdout: str,
+    stderr: str,
 ) -> None:
     """What the forked process does."""
-    output = os.open(printed, os.O_CREAT | os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for channel, path in ((1, stdout), (2, stderr)):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), channel)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(variables)
     tempfile.tempdir = None

@@ -227,10 +227,10 @@ def kill(scenario: Scenario, kills: int, root: Path, draw: random.Random) -> int
             # Now and then between two steps, wherever the clock says.
             seconds = draw.uniform(0, undisturbed.seconds) if draw.random() < 0.2 else None
             ended = run_forked(*command, cwd=directory, kill_at=None if seconds else step, kill_after=seconds)
-            if ended.code == 0:
+            if ended.returncode == 0:
                 break  # There was less left to do.
             told.append(f"after {seconds:.2f} s" if seconds else f"at step {step}")
-            assert ended.code == -signal.SIGKILL, f"{scenario.name} {', '.join(told)}: {ended.output}"
+            assert ended.returncode == -signal.SIGKILL, f"{scenario.name} {', '.join(told)}: {ended.output}"
             killed += 1
             positions.add(step)
         told_all = f"{scenario.name}, round {number}, killed {', '.join(told)}"
@@ -242,7 +242,7 @@ def kill(scenario: Scenario, kills: int, root: Path, draw: random.Random) -> int
 
 
 def _well(ended: Ended, told: str = "") -> Ended:
-    assert ended.code == 0, f"{told}: {ended.output}"
+    assert ended.returncode == 0, f"{told}: {ended.output}"
     assert "Traceback" not in ended.output, f"{told}: {ended.output}"
     return ended
 

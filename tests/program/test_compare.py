@@ -15,7 +15,8 @@ from pipeline.common.errors import ConfigError
 from pipeline.comparison.settings import Asks, Statistics
 from pipeline.study.conclude import conclude
 from pipeline.tracking.settings import Tracking
-from tests.conftest import ROOT, run_program
+from tests.conftest import ROOT
+from tests.program.forked import run_forked
 from tests.tracking.test_talk import ANSWERS, answering
 
 
@@ -26,7 +27,7 @@ def study(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_study_can_be_compared_at_any_time(study: Path, tiny_study: Path) -> None:
-    result = run_program("pipeline.compare", "study=heads", cwd=study)
+    result = run_forked("pipeline.compare", "study=heads", cwd=study)
     assert result.returncode == 0, result.stderr
     printed = (study / "stdout.txt").read_text().replace(str(tiny_study), str(study))
     assert result.stdout.split() == printed[printed.index("At 8 px nothing can be said") :].split()
@@ -46,14 +47,14 @@ def test_a_study_can_be_compared_at_any_time(study: Path, tiny_study: Path) -> N
     ],
 )
 def test_what_cannot_be_compared_is_named(study: Path, arguments: list[str], message: str) -> None:
-    result = run_program("pipeline.compare", *arguments, cwd=study)
+    result = run_forked("pipeline.compare", *arguments, cwd=study)
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_the_report_is_written_and_recorded_once(study: Path) -> None:
-    assert run_program("pipeline.compare", "study=heads", cwd=study).returncode == 0
+    assert run_forked("pipeline.compare", "study=heads", cwd=study).returncode == 0
     (directory,) = (study / "outputs" / "studies").iterdir()
     page, text = (directory / "report.html").read_text(), (directory / "report.md").read_text()
     # One seed says nothing about others.
@@ -89,7 +90,7 @@ def test_several_snapshots_are_compared_with_each_other(tmp_path: Path) -> None:
     """The studies heads_by_size and size_transfer have the trainings at 28 px in common: 3 heads, 5 seeds."""
     studies = ROOT / "experiments" / "study"
     files = ",".join(str(studies / f"{name}.parquet") for name in ("heads_by_size", "size_transfer"))
-    result = run_program("pipeline.compare", f"snapshot=[{files}]", "asks.about=training_size", cwd=tmp_path)
+    result = run_forked("pipeline.compare", f"snapshot=[{files}]", "asks.about=training_size", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     shown = " ".join(result.stdout.split())
     assert "Mind: heads_by_size and size_transfer share 15 trainings (seeds 0, 1, 2, 3, 4): what they say of" in shown
@@ -106,7 +107,7 @@ def test_several_snapshots_are_compared_with_each_other(tmp_path: Path) -> None:
     ],
 )
 def test_a_question_about_nothing_is_refused(setting: str, message: str, tmp_path: Path) -> None:
-    result = run_program("pipeline.compare", "study=heads", setting, cwd=tmp_path)
+    result = run_forked("pipeline.compare", "study=heads", setting, cwd=tmp_path)
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -116,10 +117,10 @@ def test_a_question_about_nothing_is_refused(setting: str, message: str, tmp_pat
 @pytest.mark.parametrize("answer", ["no HTTP", "half an answer", "a page", "another form", "a bug"])
 def test_what_is_no_mlflow_server_is_told_in_one_line(answer: str, tmp_path: Path) -> None:
     with answering(ANSWERS[answer]) as uri:
-        done = run_program(
+        done = run_forked(
             *("pipeline.compare", "study=heads", f"tracking.uri={uri}", f"output_dir={tmp_path}"),
             cwd=tmp_path,
-            MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+            environment={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
         )
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr

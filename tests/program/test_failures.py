@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.cli.failures import Failure, note_failure, summary, sweep_failures
-from tests.conftest import run_program
+from tests.program.forked import run_forked
 
 
 def test_failures_are_told_in_the_order_of_the_runs_and_alike_ones_together(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_failures_are_told_in_the_order_of_the_runs_and_alike_ones_together(tmp_
 def test_the_other_runs_of_a_study_go_on_and_are_compared(tmp_path: Path) -> None:
     """Of three heads, only global average pooling takes 12 px."""
     arguments = ["study=heads", "seed=0", "training.epochs=1", "training.sizes=[8,12]", "size_probe.sizes=[8,12]"]
-    result = run_program("pipeline.train", *arguments, cwd=tmp_path)
+    result = run_forked("pipeline.train", *arguments, cwd=tmp_path)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     end = result.stderr[result.stderr.index("2 runs of this sweep failed:") :].splitlines()
@@ -50,7 +50,7 @@ def test_the_other_runs_of_a_study_go_on_and_are_compared(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_mistake_that_all_runs_share_is_told_once(tmp_path: Path) -> None:
-    result = run_program("pipeline.train", "study=heads", "seed=0", "head.dropout=2", cwd=tmp_path)
+    result = run_forked("pipeline.train", "study=heads", "seed=0", "head.dropout=2", cwd=tmp_path)
     assert result.returncode == 2
     last = [line for line in result.stderr.splitlines() if line]
     assert last == ["Error: head.dropout=2.0: must lie in [0, 1). Use for example head.dropout=0.5."]

@@ -23,7 +23,8 @@ from pipeline.config.register import GROUPS
 from pipeline.data import source
 from pipeline.other_sizes.plan import SizePlan
 from tests.config.test_config import NEEDS
-from tests.conftest import composed, run_program, typed
+from tests.conftest import composed, typed
+from tests.program.forked import run_forked
 
 OPTIONS = {
     group: sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
@@ -204,7 +205,7 @@ def test_what_is_trained_ends_in_a_result_or_in_one_line(tmp_path: Path) -> None
     @given(VALID)
     def fuzz(chosen: dict[str, str]) -> None:
         arguments = [f"{key}={value}" for key, value in chosen.items()]
-        result = run_program("pipeline.train", *arguments, "training.epochs=1", cwd=tmp_path)
+        result = run_forked("pipeline.train", *arguments, "training.epochs=1", cwd=tmp_path)
         assert "Traceback" not in result.stdout + result.stderr, arguments
         said = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
         assert (result.returncode, len(said)) in ((0, 0), (2, 1)), arguments

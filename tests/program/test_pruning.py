@@ -9,7 +9,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import run_program
+from tests.program.forked import run_forked
 
 
 @pytest.mark.slow
@@ -17,7 +17,7 @@ def test_a_run_behind_five_others_ends_early_and_counts_as_done(tmp_path: Path) 
     rates = "0.003,0.004,0.005,0.006,0.007,0.000001"  # The last learns next to nothing.
     arguments = ["--multirun", f"training.learning_rate={rates}", "training.prune=true", "training.epochs=3"]
     first, again = (
-        run_program("pipeline.train", *arguments, "size_probe.ways=[]", "size_probe.sizes=[8]", cwd=tmp_path)
+        run_forked("pipeline.train", *arguments, "size_probe.ways=[]", "size_probe.sizes=[8]", cwd=tmp_path)
         for _ in range(2)
     )
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr

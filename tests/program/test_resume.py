@@ -17,7 +17,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.tracking.queries import sweeps
-from tests.conftest import HANG_SECONDS, read_until, run_program, standing_still, start_program
+from tests.conftest import HANG_SECONDS, read_until, standing_still, start_program
+from tests.program.forked import run_forked
 
 HEADS = ("flatten_dense", "average_pool", "global_average_pool")
 
@@ -48,7 +49,7 @@ def test_a_finished_study_is_not_trained_again_unless_asked_for(tiny_study: Path
     directory = shutil.copytree(tiny_study, tmp_path / "study")  # Other tests know it as a study of one call.
     before = {run.info.run_id: _points(run) for run in _runs(directory)}
     again = ["study=heads", "seed=0", "training.epochs=2"]
-    result = run_program("pipeline.train", *again, cwd=directory)
+    result = run_forked("pipeline.train", *again, cwd=directory)
     assert result.returncode == 0, result.stderr
     skipped = re.findall(r"done before, as run (\w+); rerun=true trains it again", result.stdout)
     assert sorted(skipped) == sorted(before)
@@ -72,7 +73,7 @@ def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> Non
     ]
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
-    assert run_program("pipeline.train", *arguments, cwd=undisturbed).returncode == 0
+    assert run_forked("pipeline.train", *arguments, cwd=undisturbed).returncode == 0
     (expected,) = _runs(undisturbed)
     points = _points(expected)
 
@@ -93,7 +94,7 @@ def test_an_interrupted_run_goes_on_in_its_own_mlflow_run(tmp_path: Path) -> Non
         if number is not signal.SIGKILL:
             assert interrupted.data.tags["failure"] == {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[number]
         MlflowClient().set_tag(interrupted.info.run_id, "pruned", "after epoch 1: …")  # And then it failed.
-        result = run_program("pipeline.train", *arguments, cwd=directory)
+        result = run_forked("pipeline.train", *arguments, cwd=directory)
         assert result.returncode == 0, result.stderr
         (done,) = re.findall(rf"going on after epoch (\d+)/{EPOCHS} of an interrupted run", result.stdout)
         assert 1 <= int(done) < EPOCHS  # It did not train on to the end first.
@@ -109,13 +110,13 @@ def test_a_rerun_that_is_interrupted_goes_on_in_its_own_run_and_the_next_one_beg
         *(f"training.epochs={EPOCHS}", "training.deterministic=true", "training.checkpoint_seconds=0"),
         *("size_probe.ways=[]", "size_probe.sizes=[8]"),
     ]
-    assert run_program("pipeline.train", *arguments, cwd=tmp_path).returncode == 0
+    assert run_forked("pipeline.train", *arguments, cwd=tmp_path).returncode == 0
     process = start_program("pipeline.train", *arguments, "rerun=true", cwd=tmp_path, stderr=subprocess.STDOUT)
     read_until(process, f"epoch 2/{EPOCHS}")
     process.kill()
     process.communicate(timeout=HANG_SECONDS)
     first, killed = _runs(tmp_path)
-    again, once_more = [run_program("pipeline.train", *arguments, "rerun=true", cwd=tmp_path) for _ in range(2)]
+    again, once_more = [run_forked("pipeline.train", *arguments, "rerun=true", cwd=tmp_path) for _ in range(2)]
     assert (again.returncode, once_more.returncode) == (0, 0), again.stderr + once_more.stderr
     assert f"/{EPOCHS} of an interrupted run" in again.stdout
     assert "of an interrupted run" not in once_more.stdout
@@ -156,9 +157,9 @@ def test_two_processes_share_a_study_and_both_compare_all_of_it(tmp_path: Path) 
 @pytest.mark.slow
 def test_another_study_has_its_own_runs(tmp_path: Path) -> None:
     arguments = ["training.epochs=1", "size_probe.ways=[]"]
-    assert run_program("pipeline.train", *arguments, cwd=tmp_path).returncode == 0
-    assert run_program("pipeline.train", *arguments, "study=heads", "hydra.mode=RUN", cwd=tmp_path).returncode == 0
-    result = run_program("pipeline.train", *arguments, "rerun=true", cwd=tmp_path)
+    assert run_forked("pipeline.train", *arguments, cwd=tmp_path).returncode == 0
+    assert run_forked("pipeline.train", *arguments, "study=heads", "hydra.mode=RUN", cwd=tmp_path).returncode == 0
+    result = run_forked("pipeline.train", *arguments, "rerun=true", cwd=tmp_path)
     assert "done before" not in result.stdout
     runs = _runs(tmp_path)
     assert [run.data.tags.get("study") for run in runs] == [None, "heads", None]
@@ -194,7 +195,7 @@ def test_a_study_killed_at_five_moments_ends_like_an_undisturbed_one(tmp_path: P
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     undisturbed.mkdir()
     killed.mkdir()
-    assert run_program("pipeline.train", *arguments, cwd=undisturbed).returncode == 0
+    assert run_forked("pipeline.train", *arguments, cwd=undisturbed).returncode == 0
     expected = {run.info.run_name: _points(run) for run in _runs(undisturbed)}
 
     # In five calls, at most 3 · (5 + 1) and 2 · (10 + 1) of the 6 · 30 epochs are done: it is never done before.

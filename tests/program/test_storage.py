@@ -34,7 +34,8 @@ from pipeline.data import decoded, source
 from pipeline.data.settings import Cache, Dataset
 from pipeline.data.splits import DecodedSplit
 from pipeline.models.keras_file import saved_model
-from tests.conftest import HANG_SECONDS, ROOT, read_until, run_program, standing_still, start_program
+from tests.conftest import HANG_SECONDS, ROOT, read_until, standing_still, start_program
+from tests.program.forked import Ended, run_forked
 
 MEGABYTES = 24
 """Of the small disk."""
@@ -252,8 +253,11 @@ def test_without_room_for_the_dataset_its_directory_is_named(small_disk: SmallDi
 RUN = ("training.epochs=2", "training.deterministic=true", "training.checkpoint_seconds=0", "size_probe.ways=[]")
 
 
-def _run(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run_program("pipeline.train", *arguments, *RUN, cwd=directory, **environment)
+Result = Ended | subprocess.CompletedProcess[str]
+
+
+def _run(directory: Path, *arguments: str, **environment: str) -> Ended:
+    return run_forked("pipeline.train", *arguments, *RUN, cwd=directory, environment=environment)
 
 
 def _results(outputs: Path) -> dict[str, tuple[str, list[list[Any]]]]:
@@ -308,7 +312,7 @@ def _move(path: Path, disk: SmallDisk) -> None:
     path.symlink_to(there)
 
 
-def _check_failed(result: subprocess.CompletedProcess[str], disk: Path, outputs: Path, place: Path) -> None:
+def _check_failed(result: Result, disk: Path, outputs: Path, place: Path) -> None:
     """One message that names the disk, and the earlier run as it was."""
     assert result.returncode == 1, result.stdout + result.stderr
     (message,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]

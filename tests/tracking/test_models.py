@@ -14,7 +14,7 @@ from pipeline.models.backbones.pretrained import FromModel
 from pipeline.models.backbones.small import SmallFcn
 from pipeline.tracking.models import with_weights
 from pipeline.tracking.settings import Tracking
-from tests.conftest import run_program
+from tests.program.forked import run_forked
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,11 @@ def test_the_program_plans_on_a_recorded_model_and_names_one_that_is_missing(
 ) -> None:
     uri = f"runs:/{run.info.run_id}/model"
     settings = ["backbone=from_model", f"output_dir={tiny_study / 'outputs'}", "size_probe.sizes=[8]"]
-    planned = run_program("pipeline.plan", *settings, f"backbone.path={uri}", cwd=tmp_path)
+    planned = run_forked("pipeline.plan", *settings, f"backbone.path={uri}", cwd=tmp_path)
     assert planned.returncode == 0, planned.stderr
     # The field of small_fcn is larger than the digits.
     assert "from_model: a cell of the map sees 13×13 px, and the image has 8×8; cells lie 4 px apart" in planned.stdout
-    wrong = run_program("pipeline.train", *settings, "backbone.path=models:/none/1", cwd=tmp_path)
+    wrong = run_forked("pipeline.train", *settings, "backbone.path=models:/none/1", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "backbone.path=models:/none/1: MLflow does not have it" in wrong.stderr
     assert "Traceback" not in wrong.stderr

@@ -25,7 +25,7 @@ from pipeline.tracking.queries import sweeps, with_answers
 from pipeline.tracking.record import RunRecord
 from pipeline.tracking.store import experiment_id
 from pipeline.training.fit import Fit
-from tests.conftest import run_program
+from tests.program.forked import run_forked
 
 BACKBONE = 65_568
 """Parameters of small_fcn on one channel; tests/models/test_backbones.py has the arithmetic."""
@@ -288,7 +288,7 @@ def test_a_served_model_predicts_what_was_recorded(client: MlflowClient, runs: d
 @pytest.mark.program
 @pytest.mark.slow
 def test_a_failing_run_is_failed_and_says_why(tmp_path: Path) -> None:
-    result = run_program(
+    result = run_forked(
         "pipeline.train", "training.optimizer=sgd", "training.learning_rate=3e38", "training.epochs=1", cwd=tmp_path
     )
     assert result.returncode == 2
@@ -352,7 +352,7 @@ def test_the_model_of_a_finished_run_is_registered_when_asked_for(tmp_path: Path
     arguments = ("pipeline.train", "training.epochs=1", "size_probe.sizes=[8]", "head=global_average_pool")
     client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
     first, *later = [
-        run_program(*arguments, *more, cwd=tmp_path)
+        run_forked(*arguments, *more, cwd=tmp_path)
         for more in ((), ("tracking.register_as=gap",), ("tracking.register_as=gap",))
     ]
     assert [result.returncode for result in (first, *later)] == [0, 0, 0]
@@ -362,9 +362,9 @@ def test_the_model_of_a_finished_run_is_registered_when_asked_for(tmp_path: Path
     assert version.tags["test_accuracy"] == f"{run.data.metrics['test/accuracy']:.4f}"
     assert version.tags["run_key"] == run.data.tags["run_key"]
 
-    without = run_program(*arguments, "seed=1", "tracking.log_model=false", cwd=tmp_path)
+    without = run_forked(*arguments, "seed=1", "tracking.log_model=false", cwd=tmp_path)
     assert without.returncode == 0, without.stderr
-    asked = run_program(*arguments, "seed=1", "tracking.register_as=gap", cwd=tmp_path)
+    asked = run_forked(*arguments, "seed=1", "tracking.register_as=gap", cwd=tmp_path)
     assert asked.returncode == 2
     assert "its model was not recorded here. Add rerun=true to train it again." in asked.stderr
     assert "Traceback" not in asked.stderr

@@ -27,7 +27,8 @@ from pipeline.other_sizes.ways import ALL_WAYS
 from pipeline.training.fit import fit
 from pipeline.training.frozen import Fitting, fitting_of
 from pipeline.training.settings import Augmentation, Strategy, Training
-from tests.conftest import run_program, start_program
+from tests.conftest import start_program
+from tests.program.forked import run_forked
 
 FROZEN = SmallFcn(filters=[8, 8], strides=[1, 2], trainable=False)
 TRAINING = Training(epochs=2, batch_size=100)
@@ -165,7 +166,7 @@ def test_runs_record_the_same_with_and_without_kept_maps_and_compute_them_once(t
     assert "".join(said).count("computing the feature maps of train, once for all heads and seeds") == 1
     kept = [path for path in (tmp_path / "outputs" / "cache" / "features").iterdir() if path.is_dir()]
     assert len(kept) == 2 + 2 * 2 * 2
-    done = run_program(
+    done = run_forked(
         *("pipeline.train", "--multirun", f"head={','.join(heads)}", "backbone.feature_cache=none", *common),
         cwd=tmp_path,
     )
