@@ -6,14 +6,17 @@ import http.client
 import os
 import shlex
 import signal
+import socket
+import socketserver
+import struct
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -124,3 +127,65 @@ class _Forward(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: Any) -> None:
         pass
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """Passes bytes on to a server on another port, or says something of its own in its place.
+
+    Args:
+        behind: Port of the server.
+    """
+
+    daemon_threads = allow_reuse_address = True
+
+    def __init__(self, behind: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.behind = behind
+        self.says: Callable[[socket.socket], None] | None = None
+        """What is done with a connection in place of the server; None for nothing."""
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    server: Relay
+
+    def handle(self) -> None:
+        with suppress(OSError):
+            if self.server.says is not None:
+                self.server.says(self.request)
+                return
+            with socket.create_connection(("127.0.0.1", self.server.behind)) as server:
+                back = threading.Thread(target=_pass_on, args=(server, self.request), daemon=True)
+                back.start()
+                _pass_on(self.request, server)
+                back.join()
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while some := source.recv(1 << 16):
+            target.sendall(some)
+        target.shutdown(socket.SHUT_WR)
+
+
+def saying(answer: bytes, seconds_a_byte: float = 0) -> Callable[[socket.socket], None]:
+    """Gives the same answer to every request; a byte at a time, if that is wanted."""
+
+    def say(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        for byte in answer if seconds_a_byte else ():
+            connection.sendall(bytes([byte]))
+            time.sleep(seconds_a_byte)
+        connection.sendall(b"" if seconds_a_byte else answer)
+
+    return say
+
+
+def refuse(connection: socket.socket) -> None:
+    """Ends a connection as a port does on which nobody listens any more."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()

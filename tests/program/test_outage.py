@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,22 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pipeline.tracking.queries import sweeps
+from pipeline.tracking.server.replicate import BEAT_SECONDS
 from tests.conftest import HANG_SECONDS, read_until, run_program, standing_still, start_program
-from tests.program.servers import PATIENCE, PATIENT, TRACKING_SERVER, Proxy, free_port, running, start, stop
+from tests.program.servers import (
+    PATIENCE,
+    PATIENT,
+    TRACKING_SERVER,
+    Proxy,
+    Relay,
+    free_port,
+    refuse,
+    running,
+    saying,
+    start,
+    stop,
+)
+from tests.tracking.test_talk import ANSWERS
 
 pytestmark = pytest.mark.slow
 EPOCHS = 40
@@ -198,6 +213,62 @@ def test_a_server_that_never_comes_back_gets_everything_by_sync(tmp_path: Path) 
         assert f"0 of 0 runs copied to http://127.0.0.1:{port}; it had 2" in again.stdout
         _assert_all_there(tmp_path / "client", f"http://127.0.0.1:{port}")
     finally:
+        stop(server)
+
+
+def test_whatever_a_server_says_in_the_middle_of_a_run_nothing_is_lost(tmp_path: Path) -> None:
+    """Answer after answer, each for two updates of the copy and more, while the training goes on."""
+    says: list[tuple[str, Callable[[socket.socket], None]]] = [(name, saying(text)) for name, text in ANSWERS.items()]
+    says += [("a byte a second", saying(ANSWERS["nothing that is asked for"], 1)), ("refusal", refuse)]
+    says += [("silence", lambda connection: time.sleep(HANG_SECONDS))]
+    (tmp_path / "server").mkdir()
+    (tmp_path / "client").mkdir()
+    port = free_port()
+    server = start(*TRACKING_SERVER, port=port, cwd=tmp_path / "server")
+    relay = Relay(port)
+    process = start_program(*_run_on(relay.uri, 100_000), cwd=tmp_path / "client", stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    output, told, since, before, longest = "", "", 0.0, 0.0, 0.0
+    try:
+        for line in process.stdout:
+            output += line
+            now = time.monotonic()
+            if "/100000  accuracy" not in line:
+                continue
+            longest = max(longest, now - before if before else 0)
+            before = now
+            if now - since > 2.4 * BEAT_SECONDS:
+                if told and not says:
+                    process.send_signal(signal.SIGINT)
+                    break
+                (told, relay.says), since = says.pop(0), now
+        output += process.stdout.read()
+        assert process.wait(timeout=HANG_SECONDS) == 130, output
+        assert "Traceback" not in output
+        print(f"the longest time from one epoch to the next was {longest:.1f} s")
+        sync = ("pipeline.sync", f"tracking.uri=http://127.0.0.1:{port}")
+        result = run_program(*PATIENT, *sync, cwd=tmp_path / "client", **PATIENCE)
+        assert result.returncode == 0, result.stderr
+        (ours,) = _trained(f"sqlite:///{tmp_path / 'client' / 'outputs' / 'mlflow.db'}").values()
+        (theirs,) = _trained(f"http://127.0.0.1:{port}").values()
+        assert (ours.info.status, theirs.info.status) == ("KILLED", "KILLED")
+        assert theirs.data.params == ours.data.params
+        points = [
+            sorted(
+                (point.key, point.step, point.timestamp, repr(point.value))
+                for key in run.data.metrics
+                for point in MlflowClient(uri).get_metric_history(run.info.run_id, key)
+            )
+            for uri, run in (
+                (f"sqlite:///{tmp_path / 'client' / 'outputs' / 'mlflow.db'}", ours),
+                (f"http://127.0.0.1:{port}", theirs),
+            )
+        ]
+        assert points[0] == points[1]
+        assert len(points[0]) >= 4 * output.count("/100000  accuracy") - 4
+    finally:
+        process.kill()
+        relay.shutdown()
         stop(server)
 
 
