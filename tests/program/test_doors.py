@@ -206,7 +206,10 @@ def _image(draw: Draw) -> bytes:
 def _folder(directory: Path, draw: Draw) -> list[str]:
     images = directory / "images"
     for _ in range(draw.choice((1, 2, 5))):
-        place = draw.choice(sorted(path for path in images.rglob("*") if path.is_file()))
+        files = [path for path in images.rglob("*") if path.is_file() and path.stat().st_size < 10**6]
+        if not files:
+            break
+        place = draw.choice(sorted(files))
         match draw.choice(
             ("image", "image", "image", "link", "loop", "pipe", "rename", "copy", "folder", "device", "hole")
         ):
@@ -228,7 +231,9 @@ def _folder(directory: Path, draw: Draw) -> list[str]:
             case "copy":
                 other = images / draw.choice(("train", "test")) / place.parent.name
                 other.mkdir(parents=True, exist_ok=True)
-                shutil.copy(place, other / "c.png")
+                content = place.read_bytes()
+                (other / "c.png").unlink(missing_ok=True)
+                (other / "c.png").write_bytes(content)
             case "folder":
                 name = draw.choice(("b b", "[bold]", "é☃", ".hidden", "__MACOSX"))
                 shutil.move(place.parent, place.parent.with_name(name))
