@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import re
 import shutil
 import signal
 import subprocess
-import time
-from itertools import pairwise
 from pathlib import Path
 
 import mlflow
@@ -24,8 +21,6 @@ HEADS = ("flatten_dense", "average_pool", "global_average_pool")
 
 EPOCHS = 30
 """So many that a training is not over before it is interrupted."""
-EPOCH = "  accuracy: train"
-"""In the line that tells of a finished epoch."""
 EXACT = ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "test/accuracy", "test/loss", "train/kept_epoch")
 
 
@@ -164,54 +159,3 @@ def test_another_study_has_its_own_runs(tmp_path: Path) -> None:
     runs = _runs(tmp_path)
     assert [run.data.tags.get("study") for run in runs] == [None, "heads", None]
     assert len({run.data.tags["run_key"] for run in runs}) == 1
-
-
-def _kill_at(process: subprocess.Popen[str], told: str, times: int, share: float) -> int:
-    """SIGKILL some time after so many lines, two or more, that tell of something; returns how many epochs were told of.
-
-    The time is a share of the shortest that passed between two of these lines, whatever that is on this machine.
-    """
-    assert process.stdout is not None
-    moments: list[float] = []
-    epochs = 0
-    for line in process.stdout:  # What it still had to say is counted, too.
-        epochs += EPOCH in line
-        if told in line:
-            moments.append(time.monotonic())
-            if len(moments) == times:
-                time.sleep(share * min(later - earlier for earlier, later in pairwise(moments)))
-                process.kill()
-    return epochs
-
-
-@pytest.mark.slow
-def test_a_study_killed_at_five_moments_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
-    """SIGKILL at random moments, and the same command until it is done: six runs, no orphan, the same numbers."""
-    runs, kills = 6, 5
-    arguments = [
-        *("study=heads", "seed=0,1", f"training.epochs={EPOCHS}", "training.deterministic=true"),
-        *("training.checkpoint_seconds=0", "size_probe.ways=[]"),
-    ]
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    undisturbed.mkdir()
-    killed.mkdir()
-    assert run_forked("pipeline.train", *arguments, cwd=undisturbed).returncode == 0
-    expected = {run.info.run_name: _points(run) for run in _runs(undisturbed)}
-
-    # In five calls, at most 3 · (5 + 1) and 2 · (10 + 1) of the 6 · 30 epochs are done: it is never done before.
-    moments, trained = random.Random(0), 0
-    for number in range(kills):
-        process = start_program("pipeline.train", *arguments, cwd=killed, stderr=subprocess.STDOUT)
-        # Most of them within a training, some anywhere.
-        told, times = (EPOCH, moments.randint(2, 5)) if number % 4 else ("", moments.randint(2, 10))
-        trained += _kill_at(process, told, times, moments.uniform(0, 1))
-        assert process.wait() == -signal.SIGKILL
-    process = start_program("pipeline.train", *arguments, cwd=killed, stderr=subprocess.STDOUT)
-    output, _ = process.communicate(timeout=HANG_SECONDS)
-    assert process.returncode == 0, output
-    trained += output.count(EPOCH)
-    found = _runs(killed)
-    assert [run.info.status for run in found] == ["FINISHED"] * runs
-    assert {run.info.run_name: _points(run) for run in found} == expected
-    twice = trained - runs * EPOCHS
-    print(f"{kills} kills; {runs * EPOCHS} epochs, {twice} of them done twice, and what had been done of the next one")

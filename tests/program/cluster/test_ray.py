@@ -1,4 +1,4 @@
-"""A study on a Ray cluster of two nodes on this machine, of whose workers one is killed while it trains."""
+"""A study on two Ray nodes on this machine, of which a worker or a whole node is killed while it trains."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ EPOCHS = 200
 """Ray hands lines on seconds later; the worker that wrote them has to be there still."""
 
 
-def test_a_study_on_two_nodes_survives_a_killed_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["worker", "node"])
+def test_a_study_on_two_nodes_survives_a_killed(lost: str, tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=1)
+        second = cluster.add_node(num_cpus=1)
+        (raylet,) = (started.process.pid for started in second.all_processes["raylet"])
         process = start_program(
             "pipeline.train",
             *(
@@ -52,9 +54,15 @@ def test_a_study_on_two_nodes_survives_a_killed_worker(tmp_path: Path) -> None:
             worker, epoch = int(found[1]), int(found[2])
             if worker not in node_of:
                 node_of[worker] = psutil.Process(worker).ppid()  # Each node's raylet has its own workers.
-            if not killed and 4 <= epoch <= EPOCHS * 3 / 4 and len(set(node_of.values())) == 2:
+            is_in_time = 4 <= epoch <= EPOCHS * 3 / 4 and len(set(node_of.values())) == 2
+            if killed or not is_in_time or (lost == "node" and node_of[worker] != raylet):
+                continue
+            if lost == "node":  # With its workers, as a machine that loses its power.
                 os.kill(worker, signal.SIGKILL)
-                killed = worker
+                cluster.remove_node(second, allow_graceful=False)
+            else:
+                os.kill(worker, signal.SIGKILL)
+            killed = worker
         process.wait(timeout=HANG_SECONDS)
     finally:
         cluster.shutdown()
@@ -70,4 +78,4 @@ def test_a_study_on_two_nodes_survives_a_killed_worker(tmp_path: Path) -> None:
     assert len({name for run in runs for name in sweeps(run)}) == 1
     assert "│ flatten_dense" in output  # The comparison.
     seconds = time.time() - min(run.info.start_time for run in runs) / 1000
-    print(f"four runs on {len(set(node_of.values()))} nodes, one worker killed and retried: {seconds:.0f} s")
+    print(f"four runs on {len(set(node_of.values()))} nodes, a {lost} killed and its run retried: {seconds:.0f} s")
