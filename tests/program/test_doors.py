@@ -455,32 +455,39 @@ class Tried:
 
 
 def test_names_go_through_all_commands_or_are_refused_in_one_message(rooms: Path, tmp_path: Path) -> None:
-    """Each round gives names of its own to two classes, a file, an experiment, a registered model and a directory."""
-    rounds, tried, faults, given = 20, Tried(), [], set()
+    """Each round names two classes, their folder, three files, an experiment, a registered model and a directory."""
+    rounds, tried, faults, given = 12, Tried(), [], set()
     draw = random.Random(0)
-    names = [*NAMES, *("".join(draw.choices("".join(NAMES[:60]), k=draw.randint(1, 12))) for _ in range(60))]
+    letters = "".join(NAMES[:60]).replace("/", "")  # At random, they would lead anywhere.
+    names = [*NAMES, *("".join(draw.choices(letters, k=draw.randint(1, 12))) for _ in range(60))]
     draw.shuffle(names)
     (tmp_path / "server").mkdir()
     with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
         for number in range(rounds):
             directory = tmp_path / str(number)
             shutil.copytree(rooms, directory)
-            class_a, class_b, file, experiment, model, output = (names.pop() for _ in range(6))
-            given |= {class_a, class_b, file, experiment, model, output}
+            class_a, class_b, images, *files, experiment, model, output = (names.pop() for _ in range(9))
+            given |= {class_a, class_b, images, *files, experiment, model, output}
             for split in ("train", "test"):
                 for old, new in (("a", class_a), ("b", class_b)):
                     with suppress(OSError, ValueError):  # Not every text can be the name of a folder.
                         (directory / "images" / split / old).rename(directory / "images" / split / new)
+            taken = sorted((directory / "images" / "train").rglob("*.png"))
+            for image, file in zip(taken, files, strict=False):
+                with suppress(OSError, ValueError):
+                    image.rename(image.with_name(f"{file}.png"))
             with suppress(OSError, ValueError):
-                image = next((directory / "images" / "train").rglob("0.png"))
-                image.rename(image.with_name(f"{file}.png"))
+                (directory / "images").rename(directory / images)
+                (directory / "images").symlink_to(directory / images)
+            file = files[0]
             kept = f"output_dir={_quoted(output or 'o')}"
             train = ["pipeline.train", "study=heads", "head=global_average_pool", "seed=0", *QUICK[:3]]
-            folder = ["dataset=image_folder", "dataset.path=images"]
+            folder = ["dataset=image_folder", f"dataset.path={_quoted(images)}"]
             named = [f"tracking.experiment={_quoted(experiment)}", f"tracking.register_as={_quoted(model)}"]
             for command in (
                 [*train, *folder, *named, kept],
-                [*train, *folder, "tracking.register_as=kept"],  # Where one of these is refused, the others go on.
+                # Where one of these is refused, the others go on.
+                [*train, "dataset=image_folder", "dataset.path=images", "tracking.register_as=kept"],
                 ["pipeline.compare", "study=heads", kept],
                 ["pipeline.compare", "study=heads"],
                 ["pipeline.compare", f"study={_quoted(experiment)}"],
