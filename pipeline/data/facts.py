@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.common.errors import excerpt, printable, require
+from pipeline.common.settings import MAX_NAME, is_short
 from pipeline.common.size import Size, TrainedSize
 
 
@@ -18,6 +20,9 @@ class DatasetFacts:
             which cost is stated and around which other sizes are probed.
         class_names: Names of the K classes, by label.
         natural: Whether the images keep their natural sizes.
+
+    Raises:
+        ConfigError: A class has a name that no report could be made with.
     """
 
     name: str
@@ -25,6 +30,13 @@ class DatasetFacts:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     natural: bool = False
+
+    def __post_init__(self) -> None:
+        # Here, and not after the training: the names are recorded, and read back for the comparison.
+        for name in self.class_names:
+            holds = name != "" and is_short(name) and printable(name) == name
+            rule = f"has a class '{excerpt(name)}'; the name of a class must have 1 to {MAX_NAME} bytes, all printable"
+            require(holds, "dataset", self.name, rule, "Rename the class.")
 
     @property
     def image_size(self) -> Size:

@@ -202,6 +202,19 @@ def test_folders_that_do_not_serve_are_refused(tmp_path: Path) -> None:
     _refused(folder, "dataset.test_split=train: is dataset.train_split too", test_split="train")
 
 
+def test_a_class_whose_name_no_report_can_hold_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    """A file system takes 255 bytes, and an escape for what cannot be printed is longer."""
+    for name, shown in (("x" * 201, "x" * 201), ("\x1b" * 51, "\\x1b" * 51)):  # 4 · 51 = 204 bytes.
+        folder = tmp_path / shown[:1]
+        for split in ("train", "test"):
+            for of_class in ("a", name):
+                _write(folder / split / of_class / "0.png", Image.new("RGB", (8, 8)))
+        with pytest.raises(
+            ConfigError, match=re.escape(f"has a class '{shown}'; the name of a class must have 1 to 200")
+        ):
+            source.describe(ImageFolder(path=str(folder)))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -348,6 +348,10 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data_dir = f"dataset.data_dir={directory / 'tfds'}"
     prepared = run_forked("pipeline.train", "head=global_average_pool", data_dir, *FROZEN, cwd=directory)
     assert prepared.returncode == 0, prepared.output
+    # Not the run itself: it counts as done, and its store knows files by their absolute paths.
+    for path in (directory / "outputs").iterdir():
+        if path.name != "cache":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return directory
 
 
@@ -357,6 +361,7 @@ def _fault(ended: Ended, directory: Path, allowed: tuple[int, ...]) -> str:
     code = ended.returncode
     # MLflow asks git for the commit of the code.
     elsewhere = [path for path in ended.changed if not Path(path).is_relative_to(directory.resolve())]
+    elsewhere = [path for path in elsewhere if path != "/dev/null"]  # As a directory of something, by one of the names.
     for is_fault, what in (
         ("Traceback" in ended.output, "a stack trace"),
         ((code, len(errors)) not in [(0, 0), *((other, 1) for other in allowed)], f"exit code {code}"),
@@ -402,7 +407,7 @@ def test_what_comes_in_works_or_is_refused_in_one_message(name: str, rooms: Path
 
 NAMES: tuple[str, ...] = (
     *("[bold]", "[/bold]", "[x](javascript:alert(1))", "![x](y)", "**a**", "_a_", "`a`", "|a|", "a|b", "# a", "> a"),
-    *("$\\frac{$", "$a$", "\\", "a\\b", "%s%n", "{0}", "{a: 1}", "${seed}", "${oc.env:HOME}", "???"),
+    *("$\\frac{$", "$a$", "\\", "a\\b", "%s%n", "{0}", "{a: 1}", "${seed}", "${oc.env:NOPE}", "???"),
     *(
         "<script>alert(1)</script>",
         "<b>",
