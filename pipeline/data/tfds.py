@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import pipeline.data.digits.digits_dataset_builder  # noqa: F401  (importing it registers `digits`)
-from pipeline.common.errors import ConfigError, UserError, class_and_first_line, require, suggestion
+from pipeline.common.errors import ConfigError, UserError, class_and_first_line, require, suggestion, the_first_of
 from pipeline.common.size import Size
 from pipeline.data.tf_data import pipeline_options, resize, without_autotune
 
@@ -65,9 +65,10 @@ def find_builder(name: str, version: str | None, data_dir: str | None) -> tfds.c
 
 
 def supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    keys = builder.info.supervised_keys
-    if keys and len(keys) == 2 and all(isinstance(key, str) for key in keys):
-        image, label = (builder.info.features[key] for key in keys)
+    keys, features = builder.info.supervised_keys, builder.info.features
+    named = list(features) if isinstance(features, tfds.features.FeaturesDict) else []
+    if keys and len(keys) == 2 and all(isinstance(key, str) and key in named for key in keys):
+        image, label = (features[key] for key in keys)
         if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
             if image.np_dtype == np.uint8 and image.shape[-1] is not None:
                 return keys
@@ -81,7 +82,7 @@ def supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     raise ConfigError(
         "dataset.name",
         builder.name,
-        f"is not an image-classification dataset (its supervised keys are {keys})",
+        f"is not an image-classification dataset (its supervised keys are {keys}, its features {the_first_of(named)})",
         "Choose one whose supervised keys are an Image and a ClassLabel, such as fashion_mnist.",
     )
 

