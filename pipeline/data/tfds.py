@@ -82,7 +82,8 @@ def supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     raise ConfigError(
         "dataset.name",
         builder.name,
-        f"is not an image-classification dataset (its supervised keys are {keys}, its features {the_first_of(named)})",
+        f"is not an image-classification dataset (its supervised keys are {keys}, its features "
+        f"{the_first_of(named) or None})",
         "Choose one whose supervised keys are an Image and a ClassLabel, such as fashion_mnist.",
     )
 

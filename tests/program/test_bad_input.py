@@ -145,15 +145,24 @@ def test_damaged_records_are_named_before_training(spoil: Spoil, cache: Cache, d
         lambda folder: (folder / INFO).write_text("[]"),
         lambda folder: (folder / INFO).unlink(),
         lambda folder: _without(folder, "*"),
-        lambda folder: (folder / "features.json").write_text(NO_FEATURES),
     ],
-    ids=["text", "empty", "a list", "missing", "an empty folder", "no features"],
+    ids=["text", "empty", "a list", "missing", "an empty folder"],
 )
 def test_a_damaged_description_of_a_dataset_is_named(spoil: Spoil, data_dir: Path) -> None:
     spoil(data_dir / "digits" / "1.0.0")
     message = _explained(lambda: _load(data_dir))
-    assert str(data_dir) in message or "dataset.name=digits: " in message
+    assert str(data_dir) in message
     assert "digits" in message
+
+
+def test_a_prepared_dataset_that_lacks_what_is_trained_on_is_named(data_dir: Path) -> None:
+    """With a version, TFDS goes by the files alone."""
+    (data_dir / "digits" / "1.0.0" / "features.json").write_text(NO_FEATURES)
+    message = _explained(lambda: _load(data_dir, version="1.0.0"))
+    assert message.startswith(
+        "dataset.name=digits: is not an image-classification dataset (its supervised keys are ('image', 'label'), its "
+        "features None). "
+    )
 
 
 def test_a_dataset_that_names_a_class_of_its_own_runs_no_code(
