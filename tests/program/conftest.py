@@ -1,9 +1,10 @@
-"""A browser, for the tests of what people see."""
+"""A browser, for the tests of what people see, and a directory for those of what comes in."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,3 +41,13 @@ def page(browser: Browser) -> Iterator[Page]:
     page = context.new_page()
     yield page
     context.close()
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a model, images, a prepared dataset, and what a run has kept; it is to be copied."""
+    from tests.program.doors import furnish  # Here alone: most tests go without.
+
+    directory = tmp_path_factory.mktemp("furnished")
+    furnish(directory)
+    return directory

@@ -1,6 +1,6 @@
 """Whatever comes in by a door of the program works or gets one message; no code runs, and nothing is written elsewhere.
 
-Files of every kind that it reads, changed at random, and names of every kind; snapshots are in
+Files of every kind that it reads, changed at random. Names are in test_names.py, snapshots in
 tests/comparison/test_schema.py, command lines in test_fuzz.py.
 """
 
@@ -10,12 +10,10 @@ import io
 import json
 import os
 import random
-import re
 import shutil
 import struct
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +24,13 @@ import yaml
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.program.forked import Ended, run_forked
-from tests.program.servers import TRACKING_SERVER, running
+from tests.program.doors import FROZEN, QUICK, fault_of
+from tests.program.forked import run_forked
 
 pytestmark = pytest.mark.slow
 
 Draw = random.Random
 
-MOST_MEGABYTES = 4000
-"""Of memory; importing TensorFlow and MLflow alone takes 400."""
 
 # Anything in place of anything.
 
@@ -133,16 +129,11 @@ class Door:
 
     Attributes:
         mutants: How many are tried.
-        enter: Puts something into a directory that has what `rooms` made; returns the command that takes it.
-        allowed: Exit codes, beside 0, of a command that refuses it.
+        enter: Puts something into a directory that `furnish` has filled; returns the command that takes it.
     """
 
     mutants: int
     enter: Callable[[Path, Draw], list[str]]
-    allowed: tuple[int, ...] = (2,)
-
-
-QUICK = ("training.epochs=1", "size_probe.ways=[]", "size_probe.sizes=[8]", "dataset.train_split='train[:10%]'")
 
 
 def _model(directory: Path, draw: Draw) -> list[str]:
@@ -316,84 +307,30 @@ def _array(directory: Path, draw: Draw) -> list[str]:
     return command
 
 
-FROZEN = ("backbone.trainable=false", "dataset.cache=disk", *QUICK)
-
-
 DOORS = {
     "models": Door(200, _model),
-    "folders of images": Door(80, _folder),
+    "folders of images": Door(60, _folder),
     "prepared datasets": Door(60, _prepared),
-    "studies and arms": Door(100, _yaml),
+    "studies and arms": Door(60, _yaml),
     "arrays": Door(60, _array),
 }
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a model, images, a prepared dataset, and what a run has left."""
-    import keras
-
-    directory = tmp_path_factory.mktemp("rooms")
-    stack = [
-        *(keras.layers.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3, padding="same")),
-        *(keras.layers.BatchNormalization(), keras.layers.ReLU(), keras.layers.GlobalAveragePooling2D()),
-        keras.layers.Dense(2),
-    ]
-    keras.Sequential(stack).save(directory / "ok.keras")
-    (directory / "here").touch()
-    shade = random.Random(0)
-    for split, count in (("train", 6), ("test", 3)):
-        for name in "ab":
-            (directory / "images" / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = np.frombuffer(shade.randbytes(64), np.uint8).reshape(8, 8)
-                Image.fromarray(pixels).save(directory / "images" / split / name / f"{number}.png")
-    data_dir = f"dataset.data_dir={directory / 'tfds'}"
-    prepared = run_forked("pipeline.train", "head=global_average_pool", data_dir, *FROZEN, cwd=directory)
-    assert prepared.returncode == 0, prepared.output
-    # Not the run itself: it counts as done, and its store knows files by their absolute paths.
-    for path in (directory / "outputs").iterdir():
-        if path.name != "cache":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return directory
-
-
-def _fault(ended: Ended, directory: Path, allowed: tuple[int, ...]) -> str:
-    """What a command did that none should; an empty text if it worked, or refused what it got in one message."""
-    errors = [line for line in ended.output.splitlines() if line.startswith("Error: ")]
-    code = ended.returncode
-    # MLflow asks git for the commit of the code.
-    elsewhere = [path for path in ended.changed if not Path(path).is_relative_to(directory.resolve())]
-    elsewhere = [path for path in elsewhere if path != "/dev/null"]  # As a directory of something, by one of the names.
-    for is_fault, what in (
-        ("Traceback" in ended.output, "a stack trace"),
-        ((code, len(errors)) not in [(0, 0), *((other, 1) for other in allowed)], f"exit code {code}"),
-        (any(len(line) > 3000 for line in errors), "a message without end"),
-        ((directory / "owned").exists(), "code ran"),
-        (not set(ended.started) <= {"git"}, f"started {ended.started}"),
-        (elsewhere, f"wrote to {elsewhere}"),
-        (ended.megabytes > MOST_MEGABYTES, f"took {ended.megabytes:.0f} MB"),
-    ):
-        if is_fault:
-            return what
-    return ""
-
-
 @pytest.mark.parametrize("name", DOORS)
-def test_what_comes_in_works_or_is_refused_in_one_message(name: str, rooms: Path, tmp_path: Path) -> None:
+def test_what_comes_in_works_or_is_refused_in_one_message(name: str, furnished: Path, tmp_path: Path) -> None:
     door = DOORS[name]
     faults: list[str] = []
     worked, most, longest = 0, 0.0, 0.0
     for number in range(door.mutants):
         directory = tmp_path / str(number)
-        shutil.copytree(rooms, directory)
+        shutil.copytree(furnished, directory)
         draw = random.Random(f"{name} {number}")
         command = door.enter(directory, draw)
         if "dataset.data_dir" not in " ".join(command) and command[0] == "pipeline.train":
             command.append(f"dataset.data_dir={directory / 'tfds'}")
         told = f"{name}, mutant {number}, {' '.join(command)}"
         ended = run_forked(*command, cwd=directory)
-        if fault := _fault(ended, directory, door.allowed):
+        if fault := fault_of(ended, directory):
             faults.append(f"{told}: {fault}\n{ended.output[-3000:]}")
         worked += ended.returncode == 0
         most, longest = max(most, ended.megabytes), max(longest, ended.seconds)
@@ -404,118 +341,3 @@ def test_what_comes_in_works_or_is_refused_in_one_message(name: str, rooms: Path
     )
     assert not faults, "\n".join(faults)
     assert 0 < worked < door.mutants
-
-
-# Names.
-
-NAMES: tuple[str, ...] = (
-    *("[bold]", "[/bold]", "[x](javascript:alert(1))", "![x](y)", "**a**", "_a_", "`a`", "|a|", "a|b", "# a", "> a"),
-    *("$\\frac{$", "$a$", "\\", "a\\b", "%s%n", "{0}", "{a: 1}", "${seed}", "${oc.env:NOPE}", "???"),
-    *(
-        "<script>alert(1)</script>",
-        "<b>",
-        "&amp;",
-        '"',
-        "'",
-        "'; DROP TABLE runs;--",
-        "a=b",
-        "a:b",
-        "a,b",
-        "[a]",
-        "{a}",
-    ),
-    *(
-        "a/b",
-        "/dev/null/a",
-        "../b",
-        "..",
-        ".",
-        ".a",
-        "a.",
-        " a",
-        "a ",
-        "",
-        "~",
-        "*",
-        "?",
-        "#",
-        "-rf",
-        "--help",
-        "@a",
-    ),
-    *("é☃", "名前", "𝕏", "😀", "\u202egnp.exe", "\u200b", "a\u0301", "\x1b[31mred", "a\tb", "a\nb", "\x7f", "\udcff"),
-    *("null", "true", "1e3", "NaN", "0", "-1", "None", "CON", "nul", "models:/a", "runs:/a", "file:///dev/null"),
-    *("http://127.0.0.1:1", "sqlite:///owned", "x" * 200, "x" * 201, "é" * 100, "é" * 101, "x" * 3000),
-)
-
-
-def _quoted(name: str) -> str:
-    """A text as Hydra reads it whatever is in it."""
-    return "'" + re.sub(r"(\\*)(?='|$)", r"\1\1", name).replace("'", "\\'") + "'"
-
-
-@dataclass
-class Tried:
-    """What became of commands with odd names."""
-
-    worked: int = 0
-    refused: int = 0
-
-
-def test_names_go_through_all_commands_or_are_refused_in_one_message(rooms: Path, tmp_path: Path) -> None:
-    """Each round names two classes, their folder, three files, an experiment, a registered model and a directory."""
-    rounds, tried, faults, given = 12, Tried(), [], set()
-    draw = random.Random(0)
-    letters = "".join(NAMES[:60]).replace("/", "")  # At random, they would lead anywhere.
-    names = [*NAMES, *("".join(draw.choices(letters, k=draw.randint(1, 12))) for _ in range(60))]
-    draw.shuffle(names)
-    (tmp_path / "server").mkdir()
-    with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
-        for number in range(rounds):
-            directory = tmp_path / str(number)
-            shutil.copytree(rooms, directory)
-            class_a, class_b, images, *files, experiment, model, output = (names.pop() for _ in range(9))
-            given |= {class_a, class_b, images, *files, experiment, model, output}
-            for split in ("train", "test"):
-                for old, new in (("a", class_a), ("b", class_b)):
-                    with suppress(OSError, ValueError):  # Not every text can be the name of a folder.
-                        (directory / "images" / split / old).rename(directory / "images" / split / new)
-            taken = sorted((directory / "images" / "train").rglob("*.png"))
-            for image, file in zip(taken, files, strict=False):
-                with suppress(OSError, ValueError):
-                    image.rename(image.with_name(f"{file}.png"))
-            with suppress(OSError, ValueError):
-                (directory / "images").rename(directory / images)
-                (directory / "images").symlink_to(directory / images)
-            file = files[0]
-            kept = f"output_dir={_quoted(output or 'o')}"
-            train = ["pipeline.train", "study=heads", "head=global_average_pool", "seed=0", *QUICK[:3]]
-            folder = ["dataset=image_folder", f"dataset.path={_quoted(images)}"]
-            named = [f"tracking.experiment={_quoted(experiment)}", f"tracking.register_as={_quoted(model)}"]
-            for command in (
-                [*train, *folder, *named, kept],
-                # Where one of these is refused, the others go on.
-                [*train, "dataset=image_folder", "dataset.path=images", "tracking.register_as=kept"],
-                ["pipeline.compare", "study=heads", kept],
-                ["pipeline.compare", "study=heads"],
-                ["pipeline.compare", f"study={_quoted(experiment)}"],
-                ["pipeline.convert", f"model={_quoted(f'models:/{model}/1')}", kept, f"output={_quoted(output)}"],
-                ["pipeline.convert", "model=models:/kept/1", "way=resize_input", f"output={_quoted(f'{file}.keras')}"],
-                ["pipeline.probe", f"model={_quoted(f'{file}.keras')}", "images=images/test", "size_probe.sizes=[8]"],
-                ["pipeline.plan", *folder, f"head={_quoted(class_a)}"],
-                ["pipeline.sync", f"tracking.uri={uri}"],
-                ["pipeline.dashboard", f"port={uri.rpartition(':')[2]}", kept],  # It would not end on a free one.
-            ):
-                if any("\0" in argument for argument in command):
-                    continue
-                ended = run_forked(*command, cwd=directory)
-                # Some of these names lead to the directory above, as whoever types them wants.
-                if fault := _fault(ended, tmp_path, allowed=(2,)):
-                    faults.append(f"round {number}, {command}: {fault}\n{ended.output[-2000:]}")
-                tried.worked += ended.returncode == 0
-                tried.refused += ended.returncode == 2
-            shutil.rmtree(directory)
-    print(f"{len(given)} names: {tried.worked} commands worked, {tried.refused} were refused in one message")
-    assert not faults, "\n".join(faults)
-    assert len(given) >= 100
-    assert min(tried.worked, tried.refused) > rounds
