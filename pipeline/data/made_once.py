@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -17,6 +19,11 @@ from pipeline.common.errors import class_and_first_line
 from pipeline.common.files import atomic_write, remove_leftovers
 
 log = logging.getLogger("pipeline")
+
+SUMS = "sums.json"
+"""In each directory: the CRC-32 of its files."""
+MOST_SUMMED = 10**8
+"""Bytes of a file whose sum is kept: that is a fifth of a second at each start, and what is larger is only opened."""
 
 Opened = TypeVar("Opened")
 
@@ -40,6 +47,7 @@ def made_once(
     with FileLock(directory.with_name(f"{directory.name}.lock")):
         if directory.exists():
             try:
+                _check_sums(directory)
                 return open_made(directory)
             except (OSError, EOFError, ValueError) as error:
                 log.warning("%s is damaged (%s): %s", directory, class_and_first_line(error), again)
@@ -52,7 +60,19 @@ def made_once(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
         with atomic_write(directory) as beside:
             make(beside)
+            (beside / SUMS).write_text(json.dumps(_sums(beside)))
         return open_made(directory)
+
+
+def _sums(directory: Path) -> dict[str, int]:
+    files = [path for path in sorted(directory.iterdir()) if path.name != SUMS and path.stat().st_size <= MOST_SUMMED]
+    return {path.name: zlib.crc32(path.read_bytes()) for path in files}
+
+
+def _check_sums(directory: Path) -> None:
+    """Raises `ValueError` if a file is not as it was written, or `OSError`: a changed pixel would train all the same."""
+    if json.loads((directory / SUMS).read_text()) != _sums(directory):
+        raise ValueError("its files are not as they were written")
 
 
 def open_array(file: Path, dtype: np.typing.DTypeLike, shape: tuple[int, ...]) -> np.ndarray:

@@ -237,6 +237,10 @@ def _array(file: str, array: np.ndarray) -> Spoil:
     "spoil",
     [
         lambda cache: _cut(cache / "images.npy"),
+        lambda cache: _flip(cache / "images.npy"),
+        lambda cache: _flip(cache / "labels.npy"),
+        lambda cache: _text(cache / "sums.json"),
+        lambda cache: (cache / "sums.json").write_text("[]"),
         lambda cache: _empty(cache / "images.npy"),
         lambda cache: _text(cache / "labels.npy"),
         lambda cache: (cache / "labels.npy").unlink(),
@@ -246,7 +250,10 @@ def _array(file: str, array: np.ndarray) -> Spoil:
         _array("labels.npy", np.array([{}], object)),
         _file_instead,
     ],
-    ids=["cut", "empty", "text", "missing", "fewer", "floats", "fewer labels", "pickled", "a file"],
+    ids=[
+        *("cut", "a pixel", "a label", "no sums", "sums of nothing", "empty", "text", "missing", "fewer", "floats"),
+        *("fewer labels", "pickled", "a file"),
+    ],
 )
 def test_a_damaged_cache_is_named_and_rebuilt(spoil: Spoil, data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     split = _load(data_dir, Cache.disk).test_split
