@@ -70,7 +70,7 @@ def _sums(directory: Path) -> dict[str, int]:
 
 
 def _check_sums(directory: Path) -> None:
-    """Raises `ValueError` if a file is not as it was written, or `OSError`: a changed pixel would train all the same."""
+    """Raises `ValueError` or `OSError` if a file is not as it was written: a changed pixel would train all the same."""
     if json.loads((directory / SUMS).read_text()) != _sums(directory):
         raise ValueError("its files are not as they were written")
 
