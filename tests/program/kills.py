@@ -28,7 +28,7 @@ from mlflow.entities import Run
 
 from pipeline.common.files import INCOMPLETE
 from tests.program.forked import FORKED, Ended, run_forked
-from tests.program.servers import TRACKING_SERVER, running
+from tests.program.servers import PATIENCE, PATIENT, TRACKING_SERVER, running
 
 DIGITS = (
     *("training.epochs=2", "training.deterministic=true", "training.checkpoint_seconds=0"),
@@ -192,7 +192,7 @@ def scenarios(only: str | None, root: Path) -> Iterator[list[Scenario]]:
         return
     (root / "server").mkdir()
     with running(*TRACKING_SERVER, cwd=root / "server") as uri:
-        sync = ("pipeline.sync", f"tracking.uri={uri}")
+        sync = (*PATIENT, "pipeline.sync", f"tracking.uri={uri}")
         found.append(Scenario("sync", (TRAIN, sync), partial(_replicated, uri), 0.15, 6, _rename_experiment))
         yield [scenario for scenario in found if only is None or scenario.name == only]
 
@@ -213,7 +213,7 @@ def kill(scenario: Scenario, kills: int, root: Path, draw: random.Random) -> int
         _well(run_forked(*each, cwd=directory))
     shutil.copytree(directory, template)
     scenario.between(directory, 0)
-    undisturbed = _well(run_forked(*command, cwd=directory))
+    undisturbed = _well(run_forked(*command, cwd=directory, environment=PATIENCE))
     expected = _there(scenario, directory)
     killed, positions, number = 0, set(), 0
     while killed < kills:
@@ -226,7 +226,9 @@ def kill(scenario: Scenario, kills: int, root: Path, draw: random.Random) -> int
             step = draw.randint(1, undisturbed.steps)
             # Now and then between two steps, wherever the clock says.
             seconds = draw.uniform(0, undisturbed.seconds) if draw.random() < 0.2 else None
-            ended = run_forked(*command, cwd=directory, kill_at=None if seconds else step, kill_after=seconds)
+            ended = run_forked(
+                *command, cwd=directory, kill_at=None if seconds else step, kill_after=seconds, environment=PATIENCE
+            )
             if ended.returncode == 0:
                 break  # There was less left to do.
             told.append(f"after {seconds:.2f} s" if seconds else f"at step {step}")
@@ -234,7 +236,7 @@ def kill(scenario: Scenario, kills: int, root: Path, draw: random.Random) -> int
             killed += 1
             positions.add(step)
         told_all = f"{scenario.name}, round {number}, killed {', '.join(told)}"
-        _well(run_forked(*command, cwd=directory), told_all)
+        _well(run_forked(*command, cwd=directory, environment=PATIENCE), told_all)
         found = _there(scenario, directory)
         assert found == expected, f"{told_all}:\n{differences(expected, found)}"
         print(f"{scenario.name}: {killed} kills", flush=True)
