@@ -22,8 +22,7 @@ from pipeline.other_sizes.convert import Conversion
 from pipeline.other_sizes.export import EXPORTERS, SavedModel
 from pipeline.other_sizes.matrix_resize import matrix_resize, with_matrix_resize
 from pipeline.other_sizes.settings import Format
-from tests.conftest import composed, typed
-from tests.program.forked import run_forked
+from tests.conftest import composed, run_program, typed
 
 EXPORTED = [
     pytest.param(
@@ -216,7 +215,7 @@ def test_an_export_that_answers_otherwise_or_fails_is_not_written(
 def test_the_program_exports_without_the_chatter_of_libraries_and_the_file_needs_no_tensorflow(
     chosen: Format, flatten: Path, tmp_path: Path
 ) -> None:
-    done = run_forked(
+    done = run_program(
         "pipeline.convert", f"model={flatten}", "way=interpolate_map", f"format={chosen.name}", cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -20,8 +20,7 @@ from pipeline.probe import probe
 from pipeline.tracking.models import load_source
 from pipeline.tracking.queries import trained_runs
 from pipeline.tracking.settings import Tracking
-from tests.conftest import composed
-from tests.program.forked import run_forked
+from tests.conftest import composed, run_program
 
 
 @pytest.fixture
@@ -48,13 +47,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_a_probe_is_printed_written_and_recorded(model: Path, folder: Path, tmp_path: Path) -> None:
     arguments = [f"model={model.name}", f"images={folder.name}", "image_size=[8,8]", "size_probe.sizes=[4,8,12,16]"]
-    done = run_forked("pipeline.probe", *arguments, cwd=tmp_path)
+    done = run_program("pipeline.probe", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "colours.keras on 9 images of paints" in done.stdout
     convert = "python -m pipeline.convert model=colours.keras way=resize_input 'image_size=[8,8]'"
     assert "Below 8 px, resized: resize_input, 1.000 in 1 size; not told apart from the next, " in done.stdout
     assert convert in done.stdout
-    assert run_forked(*shlex.split(convert)[2:], cwd=tmp_path).returncode == 0
+    assert run_program(*shlex.split(convert)[2:], cwd=tmp_path).returncode == 0
 
     directory = tmp_path / "outputs" / "probes" / "colours"
     assert sorted(path.name for path in directory.iterdir()) == ["probe.json", "probe.png"]
