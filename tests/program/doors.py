@@ -49,7 +49,7 @@ def fault_of(ended: Ended, directory: Path) -> str:
     code = ended.returncode
     # MLflow asks git for the commit of the code.
     elsewhere = [path for path in ended.changed if not Path(path).is_relative_to(directory.resolve())]
-    elsewhere = [path for path in elsewhere if path != "/dev/null"]  # As a directory of something, by one of the names.
+    elsewhere = [path for path in elsewhere if not path.startswith("/dev/null")]  # No folder, whatever is asked of it.
     for is_fault, what in (
         ("Traceback" in ended.output, "a stack trace"),
         ((code, len(errors)) not in [(0, 0), (2, 1)], f"exit code {code}"),
