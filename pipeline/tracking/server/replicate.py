@@ -21,7 +21,6 @@ import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Param, Run, RunTag
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.common.errors import UserError, class_and_first_line
@@ -80,13 +79,7 @@ class RunCopy:
         """Copies what may change after a run's end: tags, and versions in the model registry. Returns the copy's id."""
         tags = _tags(self._source.get_run(self._run_id), copy_id)
         self._target.log_batch(copy_id, tags=[RunTag(*item) for item in tags.items()])
-        for version in self._versions():
-            experiment_id = self._target.get_run(copy_id).info.experiment_id
-            model_id = str(version.source).removeprefix(
-                "models:/"
-            )  # A version that is found by search has no model_id.
-            if (copied := self._copied_model(experiment_id, model_id)) is not None:
-                self._copy_version(version, copied.model_id, copy_id)
+        self._copy_versions(copy_id)
         return copy_id
 
     def complete(self) -> str:
@@ -100,6 +93,7 @@ class RunCopy:
         steps = {output.model_id: output.step for output in run.outputs.model_outputs} if run.outputs else {}
         for model in whole_models(self._source, run):
             self._copy_model(model, copy, steps[model.model_id])
+        self._copy_versions(copy_id)
         if run.info.status != "RUNNING":  # It may be one whose process was killed.
             self._target.set_terminated(copy_id, run.info.status, run.info.end_time)
         return copy_id
@@ -121,7 +115,7 @@ class RunCopy:
         return copy
 
     def _copy_model(self, model: LoggedModel, copy: Run, step: int) -> None:
-        """Copies a run's recorded model, and the versions of it in the model registry, once."""
+        """Copies a run's recorded model, once."""
         experiment_id, run_id = copy.info.experiment_id, copy.info.run_id
         copied = self._copied_model(experiment_id, model.model_id)
         if copied is None or copied.status != "READY":
@@ -145,8 +139,6 @@ class RunCopy:
         known = copy.outputs.model_outputs if copy.outputs else []
         if copied.model_id not in {output.model_id for output in known}:
             self._target.log_outputs(run_id, [LoggedModelOutput(copied.model_id, step)])
-        for version in self._versions():
-            self._copy_version(version, copied.model_id, run_id)
 
     def _copied_model(self, experiment_id: str, model_id: str) -> LoggedModel | None:
         """The copy of a recorded model; None if there is none yet."""
@@ -154,13 +146,16 @@ class RunCopy:
         found = self._target.search_logged_models([experiment_id], filter_string=tag, max_results=1)
         return found[0] if found else None
 
-    def _versions(self) -> Sequence[ModelVersion]:
-        """The run's models in the model registry."""
-        return self._source.search_model_versions(f"run_id = '{self._run_id}'")
-
-    def _copy_version(self, version: ModelVersion, model_id: str, run_id: str) -> None:
-        if not self._target.search_model_versions(f"name = '{version.name}' and run_id = '{run_id}'"):
-            _register_copy(self._target, version.name, model_id, run_id, version.tags)
+    def _copy_versions(self, copy_id: str) -> None:
+        """Copies the versions of the run's models in the model registry, once."""
+        for version in self._source.search_model_versions(f"run_id = '{self._run_id}'"):
+            if self._target.search_model_versions(f"name = '{version.name}' and run_id = '{copy_id}'"):
+                continue
+            experiment_id = self._target.get_run(copy_id).info.experiment_id
+            # Found by search, a version has no model_id.
+            copied = self._copied_model(experiment_id, str(version.source).removeprefix("models:/"))
+            if copied is not None:
+                _register_copy(self._target, version.name, copied.model_id, copy_id, version.tags)
 
 
 class Replicator(threading.Thread):
