@@ -127,10 +127,15 @@ def _end(status: str, failure: str | None = None) -> None:
 
 
 def _recorded_metrics(run: Any) -> set[tuple[str, int, str]]:
-    """Name, step and value of every point of a run's metrics; NaN is equal to itself."""
+    """Every point of a run's metrics."""
     client = mlflow.MlflowClient()
     points = [point for key in run.data.metrics for point in client.get_metric_history(run.info.run_id, key)]
-    return {(point.key, point.step, repr(float(point.value))) for point in points}
+    return {_point(point.key, point.step, point.value) for point in points}
+
+
+def _point(key: str, step: int, value: float) -> tuple[str, int, str]:
+    """What tells a point of a metric from others: NaN is equal to itself, and whatever a clock measures."""
+    return key, step, "" if key in TIMED else repr(float(value))
 
 
 class RunRecord:
@@ -153,16 +158,8 @@ class RunRecord:
             self._tags = {**tags, Tag.MODEL_DIGEST: interrupted.data.tags[Tag.MODEL_DIGEST]}
 
     def _metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Records metrics at a step, but for those that are recorded with the same value.
-
-        What a clock has measured is never the same, and is recorded once.
-        """
-        timed = {key for key, at, _ in self._recorded if at == step and key in TIMED}
-        new = {
-            key: value
-            for key, value in values.items()
-            if key not in timed and (key, step, repr(float(value))) not in self._recorded
-        }
+        """Records metrics at a step, but for those that are recorded already."""
+        new = {key: value for key, value in values.items() if _point(key, step, value) not in self._recorded}
         if new:
             mlflow.log_metrics(new, step=step)
 
@@ -266,7 +263,7 @@ class RunRecord:
             metrics += [
                 entities.Metric(key, value, now, height)
                 for key, value in values.items()
-                if (key, height, repr(float(value))) not in self._recorded
+                if _point(key, height, value) not in self._recorded
             ]
             tags.append(entities.RunTag(size_tag(height), result.verdict.value))
             rows.append(

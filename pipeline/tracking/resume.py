@@ -101,16 +101,13 @@ def adopted(client: MlflowClient, run: Run, sweep: str | None) -> Trained:
 
 
 def unfinished_run(identity: RunIdentity) -> Run | None:
-    """MLflow's run of the same that was interrupted or failed, and goes on; None if there is none.
+    """MLflow's newest run of the same if it was interrupted or failed, so that it goes on; else None.
 
-    With `rerun`, too, which asks for another of what has finished: the newest is then the one to go on with, or
-    finished. Only for who has the run to itself (see `exclusive`): what MLflow takes for running has then lost its
-    process.
+    With `rerun`, too, which asks for another run of what has finished. Only for who has the run to itself (see
+    `exclusive`): what MLflow takes for running has then lost its process.
     """
     found = same_runs(mlflow.MlflowClient(), recorded_experiment(identity), identity)
-    if identity.rerun:
-        found = found[:1]
-    return next((run for run in found if run.info.status != "FINISHED"), None)
+    return found[0] if found and found[0].info.status != "FINISHED" else None
 
 
 def end_open_runs(runs: pd.DataFrame, reason: str) -> None:
