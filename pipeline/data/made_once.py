@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ log = logging.getLogger("pipeline")
 SUMS = "sums.json"
 """In each directory: the CRC-32 of its files."""
 MOST_SUMMED = 10**8
-"""Bytes of a file whose sum is kept: that is a fifth of a second at each start, and what is larger is only opened."""
+"""Bytes of a file whose sum is kept: that is a fifth of a second in each process, and what is larger is only opened."""
 
 Opened = TypeVar("Opened")
 
@@ -71,6 +72,12 @@ def _sums(directory: Path) -> dict[str, int]:
 
 def _check_sums(directory: Path) -> None:
     """Raises `ValueError` or `OSError` if a file is not as it was written: a changed pixel would train all the same."""
+    written = (directory / SUMS).stat()
+    _compare_sums(directory, written.st_ino, written.st_mtime_ns)
+
+
+@functools.cache  # Every run of a study in this process opens them again.
+def _compare_sums(directory: Path, *of_sums: int) -> None:
     if json.loads((directory / SUMS).read_text()) != _sums(directory):
         raise ValueError("its files are not as they were written")
 
