@@ -95,7 +95,7 @@ def _explain_value(key: str, message: str, cause: OmegaConfBaseException) -> str
         return str(unknown_key(key, value, [str(name) for name in parent], whole))
     if isinstance(cause, InterpolationResolutionError):
         quoted = re.search(r'"(.+)"', str(cause))
-        why = quoted.group(1) if quoted else str(cause).splitlines()[0]
+        why = excerpt(quoted.group(1) if quoted else str(cause).splitlines()[0])
         return f"{key} has no value: {why}. Set it, or give {key}=VALUE."
     key = re.sub(r"\[\d+\]$", "", key)  # The setting that was typed, not its element.
     rule = excerpt(str(cause).splitlines()[0].rstrip("."))

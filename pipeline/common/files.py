@@ -103,6 +103,11 @@ def _locked(directory: Path, wait: bool) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def expanded(path: str) -> Path:
+    """What was typed as a path, with `~` expanded; that of a user who is not there stays as it is, as in a shell."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises RuntimeError for such a user.
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or one that it came from, says that a disk or a quota is full."""
     return _sign(error) is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.common.errors import ConfigError, printable, require, the_first_of
+from pipeline.common.files import expanded
 from pipeline.data.settings import ImageFolder
 from pipeline.data.validation import hold_out, most_held_out
 
@@ -89,7 +90,7 @@ def list_labelled(path: str, key: str) -> tuple[tuple[str, ...], SplitFiles]:
     Raises:
         ConfigError: There is no such folder, or a folder of a class in it holds no image.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = expanded(path).absolute()
     remedy = f"Name a folder that holds a folder of image files for each class, {key}=DIR with DIR/CLASS/*.png."
     require(folder.is_dir(), key, path, "is not a folder", remedy)
     try:

@@ -11,6 +11,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from pipeline.common.errors import printable
+from pipeline.common.files import expanded
 from pipeline.common.settings import Settings
 
 
@@ -161,4 +162,4 @@ class ImageFolder(Dataset):
     @property
     def folder(self) -> Path:
         """The folder, absolute."""
-        return Path(self.path).expanduser().absolute()
+        return expanded(self.path).absolute()

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from pipeline.common.errors import ConfigError, UserError, first_line, require
+from pipeline.common.files import expanded
 from pipeline.common.size import Size, size_text
 from pipeline.models.graph import operation_text
 from pipeline.models.keras_file import load_model, saved_model
@@ -248,7 +249,7 @@ def given_images(path: str, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         ConfigError: There are none, they cannot be read, or have another shape.
     """
-    source = Path(path).expanduser().absolute()
+    source = expanded(path).absolute()
     remedy = "Give a .npy file of images (N, H, W, C), or a directory of image files."
     require(source.exists(), "images", path, "there is no such file or directory", remedy)
     try:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from pipeline.common.errors import ConfigError, require, the_first_of
+from pipeline.common.files import expanded
 from pipeline.common.size import Size, of_shape, size_text
 from pipeline.data import image_folder
 from pipeline.data.settings import ImageFolder
@@ -90,7 +91,7 @@ def _read(images: str, size: Size, cut: Refittable) -> tuple[ImageSplit, ImageSp
     classes = len(cut.classifier.bias)
     remedy = "Give a directory with a folder of image files for each class."
     require(channels in (1, 3), "model", f"{channels} channels", "image files have 1 or 3", "Use another way.")
-    folder = Path(images).expanduser().absolute()
+    folder = expanded(images).absolute()
     require(folder.is_dir(), "images", images, "there is no such directory", remedy)
     dataset = ImageFolder(
         path=str(folder),
@@ -117,7 +118,7 @@ def _read(images: str, size: Size, cut: Refittable) -> tuple[ImageSplit, ImageSp
 
 def _are_apart(images: str) -> bool:
     """Whether the directory has images to fit on and others."""
-    folder = Path(images).expanduser().absolute()
+    folder = expanded(images).absolute()
     return (folder / "train").is_dir() and (folder / "test").is_dir()
 
 

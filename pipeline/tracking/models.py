@@ -13,6 +13,7 @@ import keras
 import mlflow
 
 from pipeline.common.errors import ConfigError, first_line, require
+from pipeline.common.files import expanded
 from pipeline.common.size import Size, recorded_size
 from pipeline.models.backbones.base import Backbone
 from pipeline.models.keras_file import MODEL_URIS, load_model
@@ -50,7 +51,7 @@ def load_source(typed: str, tracking: Tracking, output_path: Path) -> Source:
     """
     if typed.startswith(MODEL_URIS):
         return _load_recorded(typed, tracking, output_path)
-    path = Path(typed).expanduser().absolute()
+    path = expanded(typed).absolute()
     return Source(load_model(path, "model"), path.stem)
 
 

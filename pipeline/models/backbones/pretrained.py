@@ -14,6 +14,7 @@ import numpy as np
 from omegaconf import MISSING
 
 from pipeline.common.errors import first_line
+from pipeline.common.files import expanded
 from pipeline.common.size import Size, size_text
 from pipeline.models.backbones.base import Backbone, ImageSizeError
 from pipeline.models.keras_file import MODEL_URIS, check_keras_file
@@ -49,7 +50,7 @@ class KerasApplication(Backbone):
         super().__post_init__()
         self.require(
             "weights",
-            self.weights in (None, IMAGENET) or Path(self.weights).expanduser().is_file(),
+            self.weights in (None, IMAGENET) or expanded(self.weights).is_file(),
             "must be null, imagenet, or the path of a weights file",
             "Use backbone.weights=null for random weights.",
         )
@@ -60,7 +61,7 @@ class KerasApplication(Backbone):
             from pipeline.models.imagenet import imagenet_file
 
             return imagenet_file(self.network)
-        return None if self.weights is None else Path(self.weights).expanduser()
+        return None if self.weights is None else expanded(self.weights)
 
     @property
     def network(self) -> Callable[..., keras.Model]:
@@ -144,7 +145,7 @@ class FromModel(Backbone):
 
     @property
     def file(self) -> Path:
-        return Path(self.path).expanduser()
+        return expanded(self.path)
 
     def features(self, images: KerasTensor) -> KerasTensor:
         import keras
