@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import re
 import shutil
+from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,38 +18,9 @@ from tests.program.servers import TRACKING_SERVER, running
 NAMES: tuple[str, ...] = (
     *("[bold]", "[/bold]", "[x](javascript:alert(1))", "![x](y)", "**a**", "_a_", "`a`", "|a|", "a|b", "# a", "> a"),
     *("$\\frac{$", "$a$", "\\", "a\\b", "%s%n", "{0}", "{a: 1}", "${seed}", "${oc.env:NOPE}", "???"),
-    *(
-        "<script>alert(1)</script>",
-        "<b>",
-        "&amp;",
-        '"',
-        "'",
-        "'; DROP TABLE runs;--",
-        "a=b",
-        "a:b",
-        "a,b",
-        "[a]",
-        "{a}",
-    ),
-    *(
-        "a/b",
-        "/dev/null/a",
-        "../b",
-        "..",
-        ".",
-        ".a",
-        "a.",
-        " a",
-        "a ",
-        "",
-        "~",
-        "*",
-        "?",
-        "#",
-        "-rf",
-        "--help",
-        "@a",
-    ),
+    *("<script>alert(1)</script>", "<b>", "&amp;", '"', "'", "'; DROP TABLE runs;--", "a=b", "a:b", "a,b", "[a]"),
+    *("a/b", "/dev/null/a", "../b", "..", ".", ".a", "a.", " a", "a ", "", "a~", "~nobody", "*", "?", "#", "-rf", "@a"),
+    *("{a}", "--help"),
     *("é☃", "名前", "𝕏", "😀", "\u202egnp.exe", "\u200b", "a\u0301", "\x1b[31mred", "a\tb", "a\nb", "\x7f", "\udcff"),
     *("null", "true", "1e3", "NaN", "0", "-1", "None", "CON", "nul", "models:/a", "runs:/a", "file:///dev/null"),
     *("http://127.0.0.1:1", "sqlite:///owned", "x" * 200, "x" * 201, "é" * 100, "é" * 101, "x" * 3000),
@@ -61,18 +32,10 @@ def _quoted(name: str) -> str:
     return "'" + re.sub(r"(\\*)(?='|$)", r"\1\1", name).replace("'", "\\'") + "'"
 
 
-@dataclass
-class Tried:
-    """What became of commands with odd names."""
-
-    worked: int = 0
-    refused: int = 0
-
-
 @pytest.mark.slow
 def test_names_go_through_all_commands_or_are_refused_in_one_message(furnished: Path, tmp_path: Path) -> None:
     """Each round names two classes, their folder, three files, an experiment, a registered model and a directory."""
-    rounds, tried, faults, given = 12, Tried(), [], set()
+    rounds, faults, given, codes = 12, [], set(), Counter[int]()
     draw = random.Random(0)
     letters = "".join(NAMES[:60]).replace("/", "")  # At random, they would lead anywhere.
     names = [*NAMES, *("".join(draw.choices(letters, k=draw.randint(1, 12))) for _ in range(60))]
@@ -114,16 +77,13 @@ def test_names_go_through_all_commands_or_are_refused_in_one_message(furnished: 
                 ["pipeline.sync", f"tracking.uri={uri}"],
                 ["pipeline.dashboard", f"port={uri.rpartition(':')[2]}", kept],  # It would not end on a free one.
             ):
-                if any("\0" in argument for argument in command):
-                    continue
                 ended = run_forked(*command, cwd=directory)
                 # Some of these names lead to the directory above, as whoever types them wants.
                 if fault := fault_of(ended, tmp_path):
                     faults.append(f"round {number}, {command}: {fault}\n{ended.output[-2000:]}")
-                tried.worked += ended.returncode == 0
-                tried.refused += ended.returncode == 2
+                codes[ended.returncode] += 1
             shutil.rmtree(directory)
-    print(f"{len(given)} names: {tried.worked} commands worked, {tried.refused} were refused in one message")
+    print(f"{len(given)} names: {codes[0]} commands worked, {codes[2]} were refused in one message")
     assert not faults, "\n".join(faults)
     assert len(given) >= 100
-    assert min(tried.worked, tried.refused) > rounds
+    assert min(codes[0], codes[2]) > rounds
