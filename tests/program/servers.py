@@ -1,8 +1,7 @@
-"""Running MLflow servers, for tests; one can be stopped, and one hidden behind errors."""
+"""Running MLflow servers, for tests; one can be stopped, and what it says replaced by anything."""
 
 from __future__ import annotations
 
-import http.client
 import os
 import shlex
 import signal
@@ -17,9 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 from tests.conftest import HANG_SECONDS
 from tests.program.cluster.ports import free_ports
@@ -84,51 +81,6 @@ def running(*arguments: str, cwd: Path, **settings: str) -> Iterator[str]:
         stop(process)
 
 
-class Proxy(ThreadingHTTPServer):
-    """Passes requests on to a server on another port, or answers 503 while `failing`."""
-
-    daemon_threads = True
-
-    def __init__(self, behind: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Forward)
-        self.behind, self.failing = behind, False
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Forward(BaseHTTPRequestHandler):
-    server: Proxy
-
-    def _forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.server.failing:
-            self.send_error(503)
-            return
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=HANG_SECONDS)
-        try:
-            connection.request(self.command, self.path, body, dict(self.headers.items()))
-            answer = connection.getresponse()
-            content = answer.read()
-        except OSError:
-            self.send_error(502)
-            return
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward  # noqa: N815
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
 class Relay(socketserver.ThreadingTCPServer):
     """Passes bytes on to a server on another port, or says something of its own in its place.
 
@@ -140,20 +92,27 @@ class Relay(socketserver.ThreadingTCPServer):
 
     def __init__(self, behind: int) -> None:
         super().__init__(("127.0.0.1", 0), _Connection)
-        self.behind = behind
+        self.behind, self.open = behind, set[socket.socket]()
         self.says: Callable[[socket.socket], None] | None = None
-        """What is done with a connection in place of the server; None for nothing."""
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
     def uri(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    def say(self, what: Callable[[socket.socket], None] | None) -> None:
+        """Does this with every connection in place of the server, or again nothing; those that are open end."""
+        self.says = what
+        for connection in list(self.open):  # A client would go on asking the server by them.
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
 
 class _Connection(socketserver.BaseRequestHandler):
     server: Relay
 
     def handle(self) -> None:
+        self.server.open.add(self.request)
         with suppress(OSError):
             if self.server.says is not None:
                 self.server.says(self.request)
@@ -163,6 +122,9 @@ class _Connection(socketserver.BaseRequestHandler):
                 back.start()
                 _pass_on(self.request, server)
                 back.join()
+
+    def finish(self) -> None:
+        self.server.open.discard(self.request)
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -26,7 +27,6 @@ from tests.program.servers import (
     PATIENCE,
     PATIENT,
     TRACKING_SERVER,
-    Proxy,
     Relay,
     free_port,
     refuse,
@@ -39,6 +39,7 @@ from tests.tracking.test_talk import ANSWERS
 
 pytestmark = pytest.mark.slow
 EPOCHS = 40
+FAILING = saying(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 HEALTH_SECONDS = "pipeline.tracking.server.talk.HEALTH_SECONDS"
 SILENT_SECONDS = "pipeline.tracking.server.peers.SILENT_SECONDS"
 STUDY = (
@@ -54,19 +55,21 @@ def _trained(uri: str) -> dict[str, Run]:
     return found
 
 
+def _points(uri: str, run: Run) -> list[tuple[str, int, int, str]]:
+    """All points of a run's metrics; one that is there twice is there twice."""
+    histories = (MlflowClient(uri).get_metric_history(run.info.run_id, key) for key in run.data.metrics)
+    points = itertools.chain.from_iterable(histories)
+    return sorted((point.key, point.step, point.timestamp, repr(point.value)) for point in points)
+
+
 def _recorded(uri: str, run: Run) -> dict[str, Any]:
     """All that was recorded of a run, without what is different in every store."""
     client = MlflowClient(uri)
-    metrics = {
-        (point.key, point.step, point.timestamp, repr(point.value))
-        for key in run.data.metrics
-        for point in client.get_metric_history(run.info.run_id, key)
-    }
     ours = ("delivered", "heartbeat", "recorded_as", "mlflow.loggedArtifacts")
     files = {file.path: file.file_size for file in client.list_artifacts(run.info.run_id)}
     (model,) = run.outputs.model_outputs
     return {
-        "metrics": metrics,
+        "metrics": set(_points(uri, run)),
         "params": run.data.params,
         "tags": {key: text.replace(run.info.run_id, "") for key, text in run.data.tags.items() if key not in ours},
         "files": files,
@@ -101,11 +104,11 @@ def test_a_server_that_is_gone_for_a_while_gets_everything(tmp_path: Path, outag
     (tmp_path / "client").mkdir()
     port = free_port()
     server = start(*TRACKING_SERVER, port=port, cwd=tmp_path / "server")
-    proxy = Proxy(port)
+    relay = Relay(port)
     process = start_program(
         # It has to give up one that hangs, and after the two seconds of the program a slow one may be taken for that.
         *(("tests.program.with_limits", f"{HEALTH_SECONDS}=20") if outage == "hung" else PATIENT),
-        *(*STUDY, "tracking=server", f"tracking.uri={proxy.uri}"),
+        *(*STUDY, "tracking=server", f"tracking.uri={relay.uri}"),
         cwd=tmp_path / "client",
         stderr=subprocess.STDOUT,
         environment={} if outage == "hung" else PATIENCE,
@@ -123,7 +126,7 @@ def test_a_server_that_is_gone_for_a_while_gets_everything(tmp_path: Path, outag
                     elif outage == "hung":
                         os.killpg(server.pid, signal.SIGSTOP)
                     else:
-                        proxy.failing = True
+                        relay.say(FAILING)
                 if epochs == EPOCHS + 3:  # and in the second.
                     if outage == "killed":
                         with standing_still(process, tmp_path / "client" / "outputs" / "mlflow.db"):
@@ -131,14 +134,14 @@ def test_a_server_that_is_gone_for_a_while_gets_everything(tmp_path: Path, outag
                     elif outage == "hung":
                         os.killpg(server.pid, signal.SIGCONT)
                     else:
-                        proxy.failing = False
+                        relay.say(None)
         assert process.wait() == 0, output
-        assert f"tracking.uri={proxy.uri} does not answer; going on, recorded in output_dir" in output
-        assert f"{proxy.uri}/#/experiments/1/runs" in output  # The comparison is on the server.
+        assert f"tracking.uri={relay.uri} does not answer; going on, recorded in output_dir" in output
+        assert f"{relay.uri}/#/experiments/1/runs" in output  # The comparison is on the server.
         _assert_all_there(tmp_path / "client", f"http://127.0.0.1:{port}")
     finally:
         process.kill()
-        proxy.shutdown()
+        relay.shutdown()
         stop(server)
 
 
@@ -241,7 +244,9 @@ def test_whatever_a_server_says_in_the_middle_of_a_run_nothing_is_lost(tmp_path:
                 if told and not says:
                     process.send_signal(signal.SIGINT)
                     break
-                (told, relay.says), since = says.pop(0), now
+                told, what = says.pop(0)
+                relay.say(what)
+                since = now
         output += process.stdout.read()
         assert process.wait(timeout=HANG_SECONDS) == 130, output
         assert "Traceback" not in output
@@ -249,23 +254,12 @@ def test_whatever_a_server_says_in_the_middle_of_a_run_nothing_is_lost(tmp_path:
         sync = ("pipeline.sync", f"tracking.uri=http://127.0.0.1:{port}")
         result = run_program(*PATIENT, *sync, cwd=tmp_path / "client", **PATIENCE)
         assert result.returncode == 0, result.stderr
-        (ours,) = _trained(f"sqlite:///{tmp_path / 'client' / 'outputs' / 'mlflow.db'}").values()
-        (theirs,) = _trained(f"http://127.0.0.1:{port}").values()
+        here, there = f"sqlite:///{tmp_path / 'client' / 'outputs' / 'mlflow.db'}", f"http://127.0.0.1:{port}"
+        (ours,), (theirs,) = _trained(here).values(), _trained(there).values()
         assert (ours.info.status, theirs.info.status) == ("KILLED", "KILLED")
         assert theirs.data.params == ours.data.params
-        points = [
-            sorted(
-                (point.key, point.step, point.timestamp, repr(point.value))
-                for key in run.data.metrics
-                for point in MlflowClient(uri).get_metric_history(run.info.run_id, key)
-            )
-            for uri, run in (
-                (f"sqlite:///{tmp_path / 'client' / 'outputs' / 'mlflow.db'}", ours),
-                (f"http://127.0.0.1:{port}", theirs),
-            )
-        ]
-        assert points[0] == points[1]
-        assert len(points[0]) >= 4 * output.count("/100000  accuracy") - 4
+        assert _points(there, theirs) == _points(here, ours)
+        assert len(_points(here, ours)) >= 4 * output.count("/100000  accuracy") - 4
     finally:
         process.kill()
         relay.shutdown()
