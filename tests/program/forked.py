@@ -53,7 +53,6 @@ class Ended:
         changed: Paths outside of its folder for temporary files that it wrote to, moved or removed by Python's own
             functions; none if it was killed.
         started: Programs that it started.
-        imported: Top-level names of modules that it imported beside those that were there.
     """
 
     returncode: int
@@ -64,7 +63,6 @@ class Ended:
     megabytes: float
     changed: frozenset[str]
     started: tuple[str, ...]
-    imported: frozenset[str]
 
     @property
     def output(self) -> str:
@@ -113,7 +111,6 @@ def run_forked(
         found.get("megabytes", 0),
         frozenset(path for path in found.get("changed", ()) if not Path(path).is_relative_to(Path(kept).resolve())),
         tuple(found.get("started", ())),
-        frozenset(found.get("imported", ())),
     )
 
 
@@ -182,7 +179,6 @@ def _command(
     from sqlalchemy.engine import Engine
 
     watch = _Watch(kill_at)
-    before = set(sys.modules)
     sqlalchemy.event.listen(Engine, "before_cursor_execute", watch.statement)
     sqlalchemy.event.listen(Engine, "commit", watch.commit)
     sys.addaudithook(watch.audit)
@@ -190,13 +186,11 @@ def _command(
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out.
-        steps, changed = watch.steps, sorted(watch.changed)
         watch.kill_at = None
         told = {
-            "steps": steps,
+            "steps": watch.steps,
             "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "changed": changed,
+            "changed": sorted(watch.changed),
             "started": watch.started,
-            "imported": sorted({name.partition(".")[0] for name in set(sys.modules) - before}),
         }
         Path(about).write_text(json.dumps(told))

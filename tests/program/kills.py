@@ -26,7 +26,9 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from pipeline.common.digest import file_digest
 from pipeline.common.files import INCOMPLETE
+from pipeline.common.names import TIMED
 from tests.program.forked import FORKED, Ended, run_forked
 from tests.program.servers import PATIENCE, PATIENT, TRACKING_SERVER, running
 
@@ -42,8 +44,6 @@ SEARCH = (
     *("pipeline.train", "--multirun", "hydra/sweeper=search", "hydra.sweeper.n_trials=3", "launch.threads=1"),
     *("training.prune=false", *DIGITS),
 )
-OF_A_CLOCK = ("train/images_per_second", "cost/ms_per_image")
-"""Metrics that no two runs have alike."""
 OF_A_CALL = ("sweep", "command")
 """Beginnings of tags that say when and how often a training was asked for."""
 OF_A_STORE = ("mlflow.", "heartbeat", "recorded_as")
@@ -84,7 +84,7 @@ def recorded(client: MlflowClient, run: Run, but: tuple[str, ...] = OF_A_STORE +
     }
     return {
         "status": run.info.status,
-        "points": {name: len(values) if name in OF_A_CLOCK else values for name, values in points.items()},
+        "points": {name: len(values) if name in TIMED else values for name, values in points.items()},
         "params": run.data.params,
         "tags": {
             name: text.replace(run.info.run_id, "") for name, text in run.data.tags.items() if not name.startswith(but)
@@ -133,16 +133,12 @@ def _compared(directory: Path) -> dict[str, Any]:
     }
     return {
         "files": {
-            str(path.relative_to(studies)): _digest(path) for path in sorted(studies.rglob("*")) if path.is_file()
+            str(path.relative_to(studies)): file_digest(path) for path in sorted(studies.rglob("*")) if path.is_file()
         },
         "experiments": experiments,
         "runs": runs_recorded(client),
         "half written": [path.name for path in directory.rglob(f"{INCOMPLETE}*")],
     }
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _converted(directory: Path) -> dict[str, Any]:

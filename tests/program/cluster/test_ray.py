@@ -57,11 +57,9 @@ def test_a_study_on_two_nodes_survives_a_killed(lost: str, tmp_path: Path) -> No
             is_in_time = 4 <= epoch <= EPOCHS * 3 / 4 and len(set(node_of.values())) == 2
             if killed or not is_in_time or (lost == "node" and node_of[worker] != raylet):
                 continue
+            os.kill(worker, signal.SIGKILL)
             if lost == "node":  # With its workers, as a machine that loses its power.
-                os.kill(worker, signal.SIGKILL)
                 cluster.remove_node(second, allow_graceful=False)
-            else:
-                os.kill(worker, signal.SIGKILL)
             killed = worker
         process.wait(timeout=HANG_SECONDS)
     finally:
