@@ -51,6 +51,7 @@ def typed(*overrides: str) -> Config:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", help="directory for the pictures that test_browser.py and test_pictures.py take")
+    parser.addoption("--times", type=int, default=1, help="how many times as much test_doors.py and test_names.py try")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

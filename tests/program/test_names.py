@@ -1,4 +1,4 @@
-"""A hundred names go through all commands: each works, or is refused in one message."""
+"""Names of all kinds go through all commands: each works, or is refused in one message."""
 
 from __future__ import annotations
 
@@ -33,12 +33,17 @@ def _quoted(name: str) -> str:
 
 
 @pytest.mark.slow
-def test_names_go_through_all_commands_or_are_refused_in_one_message(furnished: Path, tmp_path: Path) -> None:
-    """Each round names two classes, their folder, three files, an experiment, a registered model and a directory."""
-    rounds, faults, given, codes = 12, [], set(), Counter[int]()
+def test_names_go_through_all_commands_or_are_refused_in_one_message(
+    times: int, furnished: Path, tmp_path: Path
+) -> None:
+    """Each round names two classes, their folder, three files, an experiment, a registered model and a directory.
+
+    `--times 8` gives every name of the list.
+    """
+    rounds, faults, given, codes = 2 * times, [], set(), Counter[int]()
     draw = random.Random(0)
     letters = "".join(NAMES[:60]).replace("/", "")  # At random, they would lead anywhere.
-    names = [*NAMES, *("".join(draw.choices(letters, k=draw.randint(1, 12))) for _ in range(60))]
+    names = [*NAMES, *("".join(draw.choices(letters, k=draw.randint(1, 12))) for _ in range(9 * rounds))]
     draw.shuffle(names)
     (tmp_path / "server").mkdir()
     with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
@@ -85,5 +90,4 @@ def test_names_go_through_all_commands_or_are_refused_in_one_message(furnished: 
             shutil.rmtree(directory)
     print(f"{len(given)} names: {codes[0]} commands worked, {codes[2]} were refused in one message")
     assert not faults, "\n".join(faults)
-    assert len(given) >= 100
     assert min(codes[0], codes[2]) > rounds
