@@ -6,17 +6,16 @@ from omegaconf import DictConfig
 
 from pipeline.cli.command import command
 from pipeline.config import DashboardConfig, to_typed
-from pipeline.tracking.settings import Tracking
 
 
 @command("dashboard")
 def main(composed: DictConfig) -> None:
     """Composes, checks and serves."""
     config = to_typed(composed, DashboardConfig)
-    Tracking().require_results(config.output_path)  # Before what takes seconds to import.
+    config.tracking.require_results(config.output_path)  # Before what takes seconds to import.
     from pipeline.tracking.server.serve import serve
 
-    serve(config.output_path, config.port, config.open_browser)
+    serve(config.tracking, config.output_path, config.port, config.open_browser)
 
 
 if __name__ == "__main__":

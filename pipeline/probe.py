@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from pipeline.cli.arguments import to_type
 from pipeline.cli.command import command
 from pipeline.cli.loading import loading
 from pipeline.cli.terminal import console, import_tensorflow
@@ -142,14 +142,14 @@ def _convert_command(config: ProbeConfig, way: str) -> str | None:
     """What to type for a model that is run in a way; None for the model as it is."""
     if way == AS_IS:
         return None
-    words = [f"model={config.model}", f"way={way}"]
-    if config.image_size is not None:
-        words.append(f"image_size=[{config.image_size[0]},{config.image_size[1]}]")
-    if config.output_dir != ProbeConfig.output_dir:
-        words.append(f"output_dir={config.output_dir}")
-    if config.tracking.uri is not None:
-        words.append(f"tracking.uri={config.tracking.uri}")
-    return f"python -m pipeline.convert {shlex.join(words)}"
+    return to_type(
+        "pipeline.convert",
+        model=config.model,
+        way=way,
+        image_size=config.image_size,
+        output_dir=None if config.output_dir == ProbeConfig.output_dir else config.output_dir,
+        tracking__uri=config.tracking.uri,
+    )
 
 
 @command("probe")

@@ -1,11 +1,15 @@
-"""What was typed, checked and put in order before Hydra sees it."""
+"""What was typed, checked and put in order before Hydra sees it; and what is to be typed, as Hydra will read it."""
 
 from __future__ import annotations
 
 import re
+import shlex
+from contextlib import suppress
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from pipeline.common.errors import UserError, excerpt, require
 from pipeline.common.settings import is_short
@@ -37,6 +41,30 @@ def checked_arguments(arguments: list[str]) -> list[str]:
         raise UserError(f"{excerpt(name)}: there is no such flag. Settings have no dashes: {setting}. {HELP}")
     settings = list(known.overrides)
     return [argument for argument in arguments if argument not in settings] + settings
+
+
+def to_type(module: str, **settings: object) -> str:
+    """The command `python -m MODULE KEY=VALUE …` in a form that a shell and Hydra read as it is meant.
+
+    Args:
+        module: To run.
+        settings: Texts, paths, numbers and lists of numbers by key, `__` for a dot; what is None is left out.
+    """
+    given = {key.replace("__", "."): value for key, value in settings.items() if value is not None}
+    return shlex.join(["python", "-m", module, *(_setting(key, value) for key, value in given.items())])
+
+
+def _setting(key: str, value: object) -> str:
+    """`KEY=VALUE`, with quotes where Hydra would take a text for something else."""
+    if isinstance(value, list):
+        return f"{key}=[{','.join(map(str, value))}]"
+    text = str(value).replace("${", r"\${")  # No reference to another setting.
+    with suppress(HydraException):
+        if OverridesParser.create().parse_override(f"{key}={text}").value() == text:
+            return f"{key}={text}"
+    # Backslashes count as such, but in front of a quote.
+    quoted = re.sub(r"(\\*)(?='|$)", r"\1\1", text).replace("'", "\\'")
+    return f"{key}='{quoted}'"
 
 
 def _refuse(message: str) -> NoReturn:

@@ -362,12 +362,17 @@ class DashboardConfig(InOutputDir):
     Attributes:
         port: On 127.0.0.1.
         open_browser: Show it in a browser; null for where there is one and a person is at the terminal.
+        tracking: The store to show, unless it is a server, which has a dashboard of its own.
         output_dir: As it was for the runs that are to be seen.
     """
 
     port: int = DASHBOARD_PORT
     open_browser: bool | None = None
+    tracking: Tracking = field(default_factory=Tracking)
     output_dir: str = "outputs"
 
     def __post_init__(self) -> None:
+        self.tracking.require(
+            "uri", not self.tracking.is_server, "has a dashboard of its own", "Open this address in a browser."
+        )
         self.require("port", 1 <= self.port <= 65535, "must lie in [1, 65535]", example=5000)

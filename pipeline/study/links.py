@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
+from pipeline.cli.arguments import to_type
 from pipeline.cli.terminal import console
 from pipeline.config import PROJECT_ROOT
 from pipeline.tracking.publish import View, publish_views
@@ -16,7 +16,7 @@ from pipeline.tracking.views import run_link
 
 def sync_command(tracking: Tracking, output_path: Path) -> str:
     """What to type to bring runs to a tracking server that did not answer."""
-    return shlex.join(["python", "-m", "pipeline.sync", f"tracking.uri={tracking.uri}", f"output_dir={output_path}"])
+    return to_type("pipeline.sync", tracking__uri=tracking.uri, output_dir=output_path)
 
 
 def show_run(run_id: str, tracking: Tracking, output_path: Path) -> None:
@@ -31,9 +31,10 @@ def how_to_look(prepared: list[View], tracking: Tracking, output_path: Path) -> 
     """What to type, and which address then opens each view."""
     address = server_address(tracking)
     links = [f"{view.experiment}, {view.name}\n  {view.link(address)}" for view in prepared]
-    if tracking.uri is not None:
+    if tracking.uri is not None and not tracking.is_database:
         return "\n".join(["Compare in the dashboard:", *links])
+    command = to_type("pipeline.dashboard", tracking__uri=tracking.uri, output_dir=output_path)
     # The Makefile serves the clone's own outputs/ only.
-    served = output_path == PROJECT_ROOT / "outputs" and (PROJECT_ROOT / "Makefile").is_file()
-    command = "make dashboard" if served else f"python -m pipeline.dashboard output_dir={shlex.quote(str(output_path))}"
+    if tracking.uri is None and output_path == PROJECT_ROOT / "outputs" and (PROJECT_ROOT / "Makefile").is_file():
+        command = "make dashboard"
     return "\n".join([f"Compare in the dashboard: {command}, then open", *links])

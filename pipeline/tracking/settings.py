@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from pipeline.common.errors import require
 from pipeline.common.settings import Settings
 
+DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
+"""Those that MLflow can keep a store in, as its addresses begin."""
 STORE_FILE = "mlflow.db"
 """Of a local store, in `output_dir`."""
 DASHBOARD_PORT = 5000
@@ -21,7 +23,7 @@ class Tracking(Settings):
     """Where results are recorded.
 
     Attributes:
-        uri: MLflow tracking URI; null for a SQLite store in `output_dir`.
+        uri: MLflow tracking URI, of a server or a database; null for a SQLite store in `output_dir`.
         experiment: Name of the MLflow experiment; null for the dataset's name.
         log_model: Record the trained model.
         register_as: Name in MLflow's model registry to add the trained model to, as a new version; null for none.
@@ -44,7 +46,8 @@ class Tracking(Settings):
             "tracking.uri",
             f"{address.scheme}://***@{address.hostname}",
             "must not hold a user or a password, which would be printed and logged",
-            "Set the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead.",
+            "Set the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead, or for a "
+            "database its own, such as PGUSER and PGPASSWORD.",
         )
         self.require(
             "register_as",
@@ -59,6 +62,11 @@ class Tracking(Settings):
     def is_server(self) -> bool:
         """Whether the store is behind a server, which may not answer."""
         return self.uri is not None and self.uri.startswith(("http://", "https://"))
+
+    @property
+    def is_database(self) -> bool:
+        """Whether the store is a database that was named, which holds no files."""
+        return self.uri is not None and urlsplit(self.uri).scheme.partition("+")[0] in DATABASES
 
     @property
     def server(self) -> str | None:

@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import mlflow
@@ -64,6 +64,8 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
         if tracking.uri is None:
             _create_local_store(output_path)
         mlflow.set_tracking_uri(uri)
+        if tracking.is_database:
+            _create_tables(output_path)
         mlflow.MlflowClient().search_experiments(max_results=1)
     except Exception as error:  # What is behind an address raises almost anything.
         if "out-of-date database schema" in str(error) or "Can't locate revision" in str(error):
@@ -77,8 +79,11 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
                 f"tracking.uri={uri}: the MLflow server does not let you in. Set the environment variables "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user and a password that it knows."
             ) from error
+        remedy = "Start the server"
+        if isinstance(error, ModuleNotFoundError):
+            remedy = f"Install it, for example with pip install {error.name}"
         raise UserError(
-            f"tracking.uri={uri}: the MLflow store does not answer: {first_line(error)}. Start the server, "
+            f"tracking.uri={uri}: the MLflow store does not answer: {first_line(error)}. {remedy}, "
             "or use tracking=local with an output_dir that can be written to."
         ) from error
 
@@ -117,6 +122,14 @@ def _create_local_store(output_path: Path) -> None:
             mlflow.MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
 
 
+def _create_tables(output_path: Path) -> None:
+    """Has MLflow create the tables that a database lacks; of several processes at once, all but one would fail."""
+    output_path.mkdir(parents=True, exist_ok=True)
+    # Another machine has no such lock; what fails for another reason, fails once more and is told then.
+    with FileLock(output_path / f"{STORE_FILE}.lock"), suppress(Exception):
+        mlflow.MlflowClient().search_experiments(max_results=1)
+
+
 def _keep_older(store: Path) -> None:
     """Keeps a copy, beside it, of a store which lacks tables: MLflow is about to bring it up to date, for good."""
     import mlflow.store.db.utils  # It tells Base of all tables; MLflow itself is about to load it.
@@ -139,7 +152,9 @@ def _artifacts(output_path: Path, experiment: str) -> Path:
 
 def experiment_for(name: str, tracking: Tracking, output_path: Path) -> str:
     """The id of the experiment of that name, where runs are recorded first."""
-    artifacts = None if tracking.recorded.uri else _artifacts(output_path, name).as_uri()
+    # A database has no place for files, for which MLflow would take the working directory.
+    is_ours = tracking.recorded.uri is None or tracking.is_database
+    artifacts = _artifacts(output_path, name).as_uri() if is_ours else None
     return experiment_id(mlflow.MlflowClient(), name, artifacts)
 
 

@@ -18,16 +18,17 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.conftest import HANG_SECONDS, run_program, start_program
+from tests.program.doors import QUICK
 from tests.program.servers import PATIENCE, PATIENT, TRACKING_SERVER, free_port, running
 
 pytestmark = pytest.mark.slow
 
 
 @contextmanager
-def _dashboard(study: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _dashboard(study: Path, port: int, *settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`python -m pipeline.dashboard` once it answers, and what it has printed by then."""
     process = start_program(
-        "pipeline.dashboard", f"port={port}", cwd=study, stderr=subprocess.PIPE, start_new_session=True
+        "pipeline.dashboard", f"port={port}", *settings, cwd=study, stderr=subprocess.PIPE, start_new_session=True
     )
     try:
         assert process.stdout is not None
@@ -64,6 +65,25 @@ def test_the_dashboard_serves_the_study_and_stops_on_ctrl_c(tiny_study: Path) ->
         rest, _ = process.communicate(timeout=HANG_SECONDS)
         assert (process.returncode, rest.strip()) == (0, "Stopped.")
         assert psutil.wait_procs(servers, timeout=HANG_SECONDS)[1] == []
+
+
+def test_a_named_database_is_recorded_in_and_served(tmp_path: Path) -> None:
+    named = f"tracking.uri=sqlite:///{tmp_path / 'elsewhere.db'}"
+    arguments = ["study=heads", "head=global_average_pool", "seed=0", *QUICK, named]
+    trained = run_program("pipeline.train", *arguments, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert f"python -m pipeline.dashboard {named} output_dir={tmp_path / 'outputs'}, then open" in trained.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere.db", "outputs"]
+    assert not (tmp_path / "outputs" / "mlflow.db").exists()
+    port = free_port()
+    with _dashboard(tmp_path, port, named):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/studies") as page:
+            assert "What should replace the Dense layers" in page.read().decode()
+        (run,) = MlflowClient(f"http://127.0.0.1:{port}").search_runs(["1"], "tags.study = 'heads'")
+        assert run.info.run_name == "global_average_pool seed 0"
+    server = run_program("pipeline.dashboard", "tracking.uri=http://127.0.0.1:5000", cwd=tmp_path)
+    assert server.returncode == 2
+    assert "http://127.0.0.1:5000: has a dashboard of its own. Open this address in a browser." in server.stderr
 
 
 def test_the_dashboard_needs_results(tmp_path: Path) -> None:

@@ -13,24 +13,29 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.db.db_types import DATABASE_ENGINES
 
 from pipeline.common.errors import ConfigError, UserError
-from pipeline.tracking.settings import Tracking
-from pipeline.tracking.store import experiment_id, open_store, server_address, tried_twice
+from pipeline.tracking.settings import DATABASES, Tracking
+from pipeline.tracking.store import experiment_for, experiment_id, open_store, server_address, store_uri, tried_twice
 from tests.conftest import HANG_SECONDS
 from tests.program.servers import free_port
 
-PROCESSES, ROUNDS = 8, 10
+PROCESSES = 8
 
 
-def _use(start: Barrier, directory: Path, number: int) -> None:
+def _tracking(path: Path, is_named: bool) -> Tracking:
+    return Tracking(uri=f"sqlite:///{path}.db" if is_named else None)
+
+
+def _use(start: Barrier, directory: Path, is_named: bool, rounds: int, number: int) -> None:
     """In each round, all processes at once are the first to use a store: each records a metric and a dataset in it."""
     dataset = mlflow.data.from_numpy(np.zeros(3), name="shared")
-    for round_ in range(ROUNDS):
+    for round_ in range(rounds):
         path = directory / str(round_)
         start.wait(timeout=HANG_SECONDS)
-        open_store(Tracking(), path)
-        experiment = experiment_id(MlflowClient(), "shared", (path / "artifacts").as_uri())
+        open_store(_tracking(path, is_named), path)
+        experiment = experiment_for("shared", _tracking(path, is_named), path)
         with mlflow.start_run(experiment_id=experiment):
             mlflow.log_metric("value", number)
             start.wait(timeout=HANG_SECONDS)
@@ -38,18 +43,22 @@ def _use(start: Barrier, directory: Path, number: int) -> None:
 
 
 @pytest.mark.slow
-def test_first_users_of_a_store_do_not_break_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("is_named", "rounds"), [(False, 10), (True, 3)], ids=["local", "a database"])
+def test_first_users_of_a_store_do_not_break_it(is_named: bool, rounds: int, tmp_path: Path) -> None:
     """Eight processes at the same instant, in ten fresh stores: 80 runs, metrics and inputs, and no failure."""
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(PROCESSES)
-    users = [context.Process(target=_use, args=(start, tmp_path, number)) for number in range(PROCESSES)]
+    users = [
+        context.Process(target=_use, args=(start, tmp_path, is_named, rounds, number)) for number in range(PROCESSES)
+    ]
     for user in users:
         user.start()
     for user in users:
         user.join()
     assert [user.exitcode for user in users] == [0] * PROCESSES
-    for round_ in range(ROUNDS):
-        client = MlflowClient(f"sqlite:///{tmp_path / str(round_) / 'mlflow.db'}")
+    for round_ in range(rounds):
+        path = tmp_path / str(round_)
+        client = MlflowClient(store_uri(_tracking(path, is_named), path))
         (experiment,) = (one for one in client.search_experiments() if one.name == "shared")
         runs = client.search_runs([experiment.experiment_id])
         assert sorted(run.data.metrics["value"] for run in runs) == list(range(PROCESSES))
@@ -76,6 +85,33 @@ def test_a_server_that_asks_for_a_password_is_named_with_how_to_give_it(code: in
         with pytest.raises(UserError, match="does not let you in. Set the environment variables MLFLOW_TRACKING_USERN"):
             open_store(Tracking(uri=f"http://127.0.0.1:{server.server_port}"), tmp_path)
         server.shutdown()
+
+
+@pytest.mark.long
+def test_the_files_of_runs_in_a_named_database_are_in_output_dir(tmp_path: Path) -> None:
+    """MLflow would put them into the working directory."""
+    outputs, named = tmp_path / "outputs", Tracking(uri=f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    open_store(named, outputs)
+    experiment = MlflowClient().get_experiment(experiment_for("digits", named, outputs))
+    assert experiment.artifact_location == (outputs / "artifacts" / "digits").as_uri()
+
+
+@pytest.mark.parametrize(
+    ("uri", "is_database"),
+    [
+        *((f"{name}://host/mlflow", True) for name in DATABASES),
+        *(("postgresql+psycopg:///mlflow", True), ("sqlite:////data/mlflow.db", True)),
+        *(("http://127.0.0.1:5000", False), ("databricks", False), ("mlruns", False), (None, False)),
+    ],
+)
+def test_a_database_is_told_by_its_address(uri: str | None, is_database: bool) -> None:
+    assert Tracking(uri=uri).is_database is is_database
+    assert set(DATABASES) == set(DATABASE_ENGINES)
+
+
+def test_a_driver_that_is_not_installed_is_named_with_how_to_install_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No module named 'pymssql'. Install it, for example with pip install pymssql"):
+        open_store(Tracking(uri="mssql+pymssql://host/mlflow"), tmp_path)
 
 
 @pytest.mark.long

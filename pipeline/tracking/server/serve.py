@@ -26,11 +26,12 @@ START_SECONDS = 120
 STOP_SECONDS = 10
 
 
-def serve(output_path: Path, port: int, open_browser: bool | None) -> None:
+def serve(tracking: Tracking, output_path: Path, port: int, open_browser: bool | None) -> None:
     """Serves until Ctrl-C or SIGTERM.
 
     Args:
-        output_path: The `output_dir` whose results are shown.
+        tracking: The store whose results are shown.
+        output_path: The `output_dir`, with the store if that is a local one.
         port: On 127.0.0.1.
         open_browser: Show it in a browser; None for where there is one and a person.
 
@@ -38,7 +39,6 @@ def serve(output_path: Path, port: int, open_browser: bool | None) -> None:
         ConfigError: There are no results in `output_dir`, or the port is taken.
         UserError: The server ends by itself, or does not answer.
     """
-    tracking = Tracking()
     open_store(tracking, output_path, create=False)
     _check_free(port)
     log = output_path / "dashboard.log"
