@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-from pipeline.common.size import Size, of_shape
+from pipeline.common.size import of_shape
 from pipeline.data.facts import DatasetFacts
 from pipeline.data.splits import ImageSplit
 from pipeline.data.tf_data import PREFETCH_BATCHES, resize, without_autotune
+
+
+@dataclass(frozen=True)
+class SizedSteps:
+    """The size of each step of a training.
+
+    Attributes:
+        heights: In pixels, (epochs, steps of an epoch).
+        images: How many images, the same shape; each epoch's sum is the number of training images.
+    """
+
+    heights: np.ndarray
+    images: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -35,25 +47,20 @@ class Data:
     test_split: ImageSplit
     seed: int
 
-    def train(
-        self, batch_size: int, epochs: int, heights: Sequence[int] | None = None, done: int = 0
-    ) -> tf.data.Dataset:
+    def train(self, batch_size: int, epochs: int, sized: SizedSteps | None = None, done: int = 0) -> tf.data.Dataset:
         """All epochs but those that are `done`, one after the other, as batches of uint8 (B, H, W, C) and int64 (B,).
 
-        With `heights` in pixels, each batch is resized to one of them, drawn by the seed and the batch's number.
+        With `sized`, each batch has as many images as that says, and is resized to the height that it says.
 
         The order of an epoch is a function of the seed and the epoch's number (with `cache=none` also of TensorFlow's
         global seed, which `build_model` sets to the run's), so that every head sees the same batches. An epoch is
-        `steps_per_epoch` batches.
+        `steps_per_epoch` batches, or as many as `sized` has.
         """
         batches = self.train_split.epochs(self.train_indices, batch_size, range(done, epochs), self.seed)
-        if heights is None:
-            return batches
-        sizes = [of_shape(self.facts.image_size, height) for height in heights]
-        return _resize_each(batches, sizes, self.facts, self.seed, done * self.steps_per_epoch(batch_size))
+        return batches if sized is None else _sized(batches, sized, self.facts, batch_size, done)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Batches in an epoch of `train`."""
+        """Batches in an epoch of `train`, if all have one size."""
         return self.train_split.batches(self.train_indices, batch_size)
 
     def validation(self, batch_size: int) -> tf.data.Dataset:
@@ -69,18 +76,23 @@ class Data:
         return self.test_split.order(np.arange(len(self.test_split))[:limit])
 
 
-def _resize_each(
-    batches: tf.data.Dataset, sizes: Sequence[Size], facts: DatasetFacts, seed: int, first: int
+def _sized(
+    batches: tf.data.Dataset, sized: SizedSteps, facts: DatasetFacts, batch_size: int, done: int
 ) -> tf.data.Dataset:
-    """Batches of images from number `first` on, each resized to one of `sizes` that seed and number draw."""
+    """Batches of the epochs after those that are `done`, cut and resized as `sized` says."""
+    heights, images_of = sized.heights[done:].reshape(-1), sized.images[done:].reshape(-1)
+    if sized.images.max(initial=0) != batch_size or (sized.images[:, :-1] != batch_size).any():
+        batches = batches.rebatch(images_of)
+    sizes = tf.constant([of_shape(facts.image_size, int(height)) for height in heights], tf.int32, (len(heights), 2))
 
-    def resized(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    def resized(batch: tuple[tf.Tensor, tf.Tensor], size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, labels = batch
-        drawn = tf.random.stateless_uniform((), tf.stack([seed, number]), maxval=len(sizes), dtype=tf.int32)
-        size = tf.gather(tf.constant(sizes), drawn)
         is_native = tf.reduce_all(size == tf.constant(facts.image_size))
         images = tf.cond(is_native, lambda: images, lambda: resize(images, size))
         return tf.ensure_shape(images, (None, None, None, facts.channels)), labels
 
-    chosen = batches.enumerate(first).map(resized, num_parallel_calls=os.cpu_count(), deterministic=True)
-    return without_autotune(chosen.prefetch(PREFETCH_BATCHES))
+    chosen = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(sizes))
+    mapped = chosen.map(resized, num_parallel_calls=os.cpu_count(), deterministic=True)
+    # Behind a rebatch TensorFlow cannot count the batches, and Keras would warn that it ran out of data.
+    counted = mapped.apply(tf.data.experimental.assert_cardinality(len(heights)))
+    return without_autotune(counted.prefetch(PREFETCH_BATCHES))

@@ -11,6 +11,7 @@ from pipeline.data.batches import Data
 from pipeline.data.tf_data import PREFETCH_BATCHES, without_autotune
 from pipeline.training.augmentation import augment
 from pipeline.training.settings import ClassWeights, Training
+from pipeline.training.step_sizes import sized_steps, steps_per_epoch
 
 
 def train_batches(data: Data, training: Training, done: int = 0) -> tf.data.Dataset:
@@ -23,7 +24,7 @@ def train_batches(data: Data, training: Training, done: int = 0) -> tf.data.Data
     What is drawn for an image is a function of the seed, of the batch's number and of its place there, so that every
     head trains on the same images, and a training that goes on, on those that it would have had.
     """
-    batches = data.train(training.batch_size, training.epochs, training.sizes, done)
+    batches = data.train(training.batch_size, training.epochs, sized_steps(data, training), done)
     is_weighted = training.class_weights is ClassWeights.balanced
     if not (training.augmentation.is_on or training.has_soft_labels or is_weighted):
         return batches
@@ -42,7 +43,7 @@ def train_batches(data: Data, training: Training, done: int = 0) -> tf.data.Data
             labels = (1 - smoothing) * labels + smoothing / classes
         return (images, labels, tf.linalg.matvec(shares, weights)) if is_weighted else (images, labels)
 
-    first = done * data.steps_per_epoch(training.batch_size)
+    first = done * steps_per_epoch(data, training)
     mapped = batches.enumerate(first).map(prepared, num_parallel_calls=os.cpu_count(), deterministic=True)
     return without_autotune(mapped.prefetch(PREFETCH_BATCHES))
 

@@ -18,6 +18,7 @@ from pipeline.training.average import averaging
 from pipeline.training.batches import train_batches, validation_batches
 from pipeline.training.multi_worker import check_last_step, lost_ranks_told
 from pipeline.training.settings import KeepWeights, Optimizer, Schedule, Training
+from pipeline.training.step_sizes import steps_per_epoch
 
 log = logging.getLogger("pipeline")
 
@@ -114,7 +115,7 @@ def fit(
         LossNotFiniteError: The loss is no longer a finite number.
     """
     check_last_step(len(data.train_indices), training.batch_size)
-    steps = data.steps_per_epoch(training.batch_size)
+    steps = steps_per_epoch(data, training)
     first = len(began.history) if began else 0
     optimizer = build_optimizer(training, steps * (training.epochs - first))
     optimizer.exclude_from_weight_decay(exempt_from_weight_decay(model.trainable_variables))

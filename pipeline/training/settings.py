@@ -46,6 +46,20 @@ class ClassWeights(Enum):
     balanced = "balanced"
 
 
+class SizeSchedule(Enum):
+    """Which of several sizes a step has: any (`uniform`), or from the smallest to the largest one (`progressive`)."""
+
+    uniform = "uniform"
+    progressive = "progressive"
+
+
+class BatchCounts(Enum):
+    """What steps of all sizes have the same number of: `images`, or `pixels`."""
+
+    images = "images"
+    pixels = "pixels"
+
+
 class Precision(Enum):
     """Keras's dtype policy; logits are float32 in all of them."""
 
@@ -151,8 +165,12 @@ class Training(Settings):
     Attributes:
         epochs: Passes over the training images.
         batch_size: Images in a step.
-        sizes: Heights in pixels, of which each step draws one to resize its images to, the same for every head; null
-            trains at the size of the images. Validation and test keep that size.
+        sizes: Heights in pixels, to one of which each step resizes its images, the same for every head; null trains at
+            the size of the images. Validation and test keep that size.
+        size_schedule: `uniform` draws a size for each step; `progressive` goes from the smallest to the largest one, an
+            equal share of the steps at each.
+        batch_counts: `images` has `batch_size` images in every step; `pixels` as many as have the pixels of
+            `batch_size` images of the dataset's size, and in each epoch as many images of one size as of another.
         optimizer: `adam`, `adamw` or `sgd`.
         learning_rate: At the start, or after the warm-up.
         momentum: Nesterov momentum of `sgd`.
@@ -184,6 +202,8 @@ class Training(Settings):
     epochs: int = 5
     batch_size: int = 128
     sizes: list[int] | None = None
+    size_schedule: SizeSchedule = SizeSchedule.uniform
+    batch_counts: BatchCounts = BatchCounts.images
     optimizer: Optimizer = Optimizer.adam
     learning_rate: float = 3e-3
     momentum: float = 0.9
@@ -219,12 +239,7 @@ class Training(Settings):
                 f"must be 1 with training.strategy={self.strategy.value}",
                 "Use training.steps_per_execution=null.",
             )
-        self.require(
-            "sizes",
-            self.sizes is None or (len(self.sizes) > 0 and all(map(is_side, self.sizes))),
-            "must be null or hold at least one height, each from 1 to 65,535 px",
-            example="[20,24,28,32,40]",
-        )
+        self._check_sizes()
         self.require(
             "learning_rate",
             self.learning_rate > 0 and math.isfinite(self.learning_rate),
@@ -239,6 +254,34 @@ class Training(Settings):
         )
         self.require("momentum", 0 <= self.momentum < 1, "must lie in [0, 1)", example=0.9)
         self._check_recipe()
+
+    def _check_sizes(self) -> None:
+        self.require(
+            "sizes",
+            self.sizes is None or (len(self.sizes) > 0 and all(map(is_side, self.sizes))),
+            "must be null or hold at least one height, each from 1 to 65,535 px",
+            example="[20,24,28,32,40]",
+        )
+        for name, plain in (("size_schedule", SizeSchedule.uniform), ("batch_counts", BatchCounts.images)):
+            self.require(
+                name,
+                self.sizes is not None or getattr(self, name) is plain,
+                "needs training.sizes, which are null",
+                f"Use training.{name}={plain.value}, or for example training.sizes=[20,24,28,32,40].",
+            )
+        if self.batch_counts is BatchCounts.pixels:
+            self.require(
+                "batch_counts",
+                self.size_schedule is SizeSchedule.uniform,
+                "cannot be with training.size_schedule=progressive: epochs would have different numbers of steps",
+                "Use training.batch_counts=images, or training.size_schedule=uniform.",
+            )
+            self.require(
+                "batch_counts",
+                self.strategy is Strategy.none,
+                f"cannot be with training.strategy={self.strategy.value}, which shares out batches of one length",
+                "Use training.batch_counts=images, or training.strategy=none.",
+            )
 
     def _check_recipe(self) -> None:
         self.require(
@@ -319,5 +362,5 @@ class Training(Settings):
 
     def _pixels_of_step(self, facts: DatasetFacts) -> int:
         """Pixels in the images of a step, at the largest size that is trained at."""
-        heights = self.sizes or [facts.image_size[0]]
+        heights = self.sizes if self.sizes and self.batch_counts is BatchCounts.images else [facts.image_size[0]]
         return self.batch_size * max(math.prod(of_shape(facts.image_size, height)) for height in heights)

@@ -84,12 +84,13 @@ def _step(data: Any, training: Training) -> Callable[[], Any]:
     from pipeline.models.build import build_model
     from pipeline.training.batches import train_batches
     from pipeline.training.fit import build_optimizer
+    from pipeline.training.step_sizes import steps_per_epoch
 
     model = build_model(SmallFcn(), GlobalAveragePool(), data.facts.image_shape, data.facts.classes, seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy
     if training.has_soft_labels:
         loss = keras.losses.CategoricalCrossentropy
-    steps = training.epochs * data.steps_per_epoch(training.batch_size)
+    steps = training.epochs * steps_per_epoch(data, training)
     model.compile(build_optimizer(training, steps), loss(from_logits=True))
     model.optimizer.build(model.trainable_variables)
     model.make_train_function()

@@ -148,6 +148,15 @@ WRONG = [
     (["study=haeds"], f"study=haeds: there is no such option. Use one of {_options('study')}. Did you mean heads?"),
     (["head.keepdim=true"], "head.keepdim=true: there is no such setting. Did you mean head.keepdims?"),
     (["training.sizes=[]"], "training.sizes=[]: must be null or hold at least one height"),
+    (["training.size_schedule=progressive"],
+     "training.size_schedule=progressive: needs training.sizes, which are null. "
+     "Use training.size_schedule=uniform, or for example training.sizes=[20,24,28,32,40]."),
+    (["training.batch_counts=pixels"], "training.batch_counts=pixels: needs training.sizes, which are null"),
+    (["training.sizes=[6,8]", "training.batch_counts=pixels", "training.size_schedule=progressive"],
+     "training.batch_counts=pixels: cannot be with training.size_schedule=progressive: epochs would have different "
+     "numbers of steps. Use training.batch_counts=images, or training.size_schedule=uniform."),
+    (["training.sizes=[6,8]", "training.batch_counts=pixels", "training.strategy=mirrored"],
+     "training.batch_counts=pixels: cannot be with training.strategy=mirrored"),
     (["head=generalized_mean_pool", "head.p=0"], "head.p=0.0: must lie in [1, 100]"),
     (["head=spatial_pyramid_pool", "head.levels=[0]"], "head.levels=[0]: needs at least one level"),
     (["head=conv_pool", "head.hidden_units=[8]"], "head.hidden_units=[8]: conv_pool has no Dense layers. Use "

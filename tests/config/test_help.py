@@ -80,7 +80,7 @@ def test_help_is_made_of_both_and_answers_without_tensorflow(tmp_path: Path) -> 
         assert options(group) in text, group
     assert re.search(r"^  epochs: 7 +# Passes over the training images$", text, re.MULTILINE)
     assert re.search(r"^  pool_size: full +# `full` for the whole map", text, re.MULTILINE)
-    assert re.search(r"^  sizes: null +# Heights in pixels, of which each step draws one", text, re.MULTILINE)
+    assert re.search(r"^  sizes: null +# Heights in pixels, to one of which each step", text, re.MULTILINE)
     assert max(map(len, text.splitlines())) <= 160
     assert "hydra:" not in text
 

@@ -328,43 +328,15 @@ def test_digest_tells_splits_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_each_batch_has_one_size_drawn_by_the_seed(tmp_path: Path) -> None:
-    data = _load(tmp_path)
-    plain = list(data.train(32, epochs=2).as_numpy_iterator())
-    drawn = list(data.train(32, 2, [6, 8, 12]).as_numpy_iterator())
-    assert len(plain) == len(drawn) == 2 * 41
-    for (images, labels), (resized, same_labels) in zip(plain, drawn, strict=True):
-        assert np.array_equal(labels, same_labels)  # the same images in the same order
-        assert np.array_equal(resized, resize(images, resized.shape[1:3]))
-    sizes = [images.shape[1:3] for images, _ in drawn]
-    counts = {side: sizes.count((side, side)) for side in (6, 8, 12)}
-    assert sum(counts.values()) == 82
-    assert min(counts.values()) > 82 / 3 - 3 * (82 * 2 / 9) ** 0.5  # three standard deviations of a fair draw
-    again = [images.shape[1:3] for images, _ in data.train(32, 2, [6, 8, 12]).as_numpy_iterator()]
-    other = [images.shape[1:3] for images, _ in _load(tmp_path, seed=1).train(32, 2, [6, 8, 12]).as_numpy_iterator()]
-    assert again == sizes != other
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("heights", [None, [6, 8, 12]])
 @pytest.mark.parametrize("cache", [Cache.memory, Cache.none])
-def test_what_is_left_of_a_training_comes_as_if_it_had_not_stopped(
-    cache: Cache, heights: list[int] | None, tmp_path: Path
-) -> None:
+def test_what_is_left_of_a_training_comes_as_if_it_had_not_stopped(cache: Cache, tmp_path: Path) -> None:
     data = _load(tmp_path, cache=cache)
     batches = []
     for done in (0, 2):
         keras.utils.set_random_seed(0)  # As `build_model` does.
-        batches.append(list(data.train(32, 3, heights, done).as_numpy_iterator()))
+        batches.append(list(data.train(32, 3, done=done).as_numpy_iterator()))
     whole, left = batches
     assert (len(whole), len(left)) == (3 * 41, 41)
     for (images, labels), (same_images, same_labels) in zip(whole[2 * 41 :], left, strict=True):
         assert np.array_equal(images, same_images)
         assert np.array_equal(labels, same_labels)
-
-
-@pytest.mark.long
-def test_drawn_sizes_keep_the_shape_of_the_images(tmp_path: Path) -> None:
-    data = _load(tmp_path, image_size=[10, 20])
-    images, _ = next(data.train(8, 1, [5]).as_numpy_iterator())
-    assert images.shape == (8, 5, 10, 1)
