@@ -33,6 +33,9 @@ HANG_SECONDS = 900
 """The one limit for programs, servers, browsers and processes of tests. It ends what hangs and measures nothing: what
 takes a minute alone takes several times as long beside other work."""
 
+LONG_PREPARED = {"address", "place", "reports", "study"}
+"""Fixtures that a file's tests share and that take long: with `--dist loadgroup` these tests stay in one process."""
+
 
 _register_once = functools.cache(register)
 
@@ -51,11 +54,20 @@ def typed(*overrides: str) -> Config:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", help="directory for the pictures that test_browser.py and test_pictures.py take")
-    parser.addoption("--times", type=int, default=1, help="how many times as much test_doors.py and test_names.py try")
+    parser.addoption("--times", type=int, default=1, help="how many times as many cases some slow tests try")
+
+
+@pytest.fixture
+def times(request: pytest.FixtureRequest) -> int:
+    """How many times as many cases are tried as by default."""
+    times: int = request.config.getoption("--times")
+    return times
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if isinstance(item, pytest.Function) and LONG_PREPARED & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         runs_it = isinstance(item, pytest.Function) and "tiny_study" in item.fixturenames
         if runs_it or ROOT / "tests" / "program" in item.path.parents:
             item.add_marker("program")

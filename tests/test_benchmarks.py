@@ -21,7 +21,15 @@ BENCHMARKS = ROOT / "tests" / "benchmarks"
 SCRIPTS = sorted(BENCHMARKS.rglob("*.py"))
 WITH_HELP = (
     *("augmentation_speed.py", "compare_speed.py", "comparison_time.py", "dashboard_speed.py", "probe_speed.py"),
-    *("frozen_study.py", "profile_run.py", "scaling.py", "step_share.py", "study_speed.py", "unguarded.py"),
+    *(
+        "frozen_study.py",
+        "many_runs.py",
+        "profile_run.py",
+        "scaling.py",
+        "step_share.py",
+        "study_speed.py",
+        "unguarded.py",
+    ),
 )
 ELSEWHERE = ("lightning", "torch")
 """What the scripts in PyTorch need, in an environment of their own."""
@@ -122,6 +130,13 @@ def test_the_rate_of_matrix_products_is_measured(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_time_of_a_comparison_is_measured(tmp_path: Path) -> None:
     assert re.match(r"30 runs: [\d.]+ s, at most [\d.]+ GiB", _output(tmp_path, "comparison_time.py", "--copies", "1"))
+
+
+@pytest.mark.slow
+def test_what_a_store_of_many_runs_costs_is_measured(tmp_path: Path) -> None:
+    """Three of seed 0, three of seed 1, and three that are repeated."""
+    printed = _output(tmp_path, "many_runs.py", "--runs", "9", "--images", "500")
+    assert re.match(r"9 runs: the store takes \d+ MB, a report of all \d\.\d MB\ncomparing all: [\d.]+ s", printed)
 
 
 @pytest.mark.slow

@@ -10,8 +10,12 @@ import pytest
 from pipeline.common.errors import ConfigError
 from pipeline.common.names import Tag
 from pipeline.comparison.arms import newest_of_each_seed, paired_seeds, split_into_arms
+from pipeline.comparison.report.markdown import markdown_page
+from pipeline.comparison.report.report import make_report
+from pipeline.comparison.settings import Asks, Statistics
 from pipeline.comparison.shared import together
 from pipeline.comparison.snapshot import read_snapshot, write_snapshot
+from pipeline.other_sizes.ways import ALL_WAYS
 from tests.comparison.studies import study
 from tests.conftest import ROOT, run_program
 
@@ -23,14 +27,23 @@ SNAPSHOTS = sorted((ROOT / "experiments" / "study").glob("*.parquet"))
     "path",
     [pytest.param(path, marks=[] if path.stem == "heads" else pytest.mark.slow, id=path.stem) for path in SNAPSHOTS],
 )
-def test_findings_hold_the_tables_of_their_snapshot(path: Path, tmp_path: Path) -> None:
-    result = run_program("pipeline.compare", f"snapshot={path}", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    made = (tmp_path / "outputs" / "studies" / path.stem / "report.md").read_text().splitlines()
-    rows = [line for line in made if line.startswith("|")]
+def test_findings_hold_the_tables_of_their_snapshot(path: Path) -> None:
+    rows = [line for line in _page(path).splitlines() if line.startswith("|")]
     assert len(rows) > 10
     findings = path.with_suffix(".md").read_text().splitlines()
     assert [row for row in rows if row not in findings] == []
+
+
+def _page(path: Path) -> str:
+    return markdown_page(make_report(together([read_snapshot(path)]), Statistics(), ALL_WAYS, Asks()))
+
+
+@pytest.mark.long
+def test_the_command_reports_a_snapshot_without_a_store(tmp_path: Path) -> None:
+    path = ROOT / "experiments" / "study" / "heads.parquet"
+    result = run_program("pipeline.compare", f"snapshot={path}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "outputs" / "studies" / "heads" / "report.md").read_text() == _page(path)
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
 
 

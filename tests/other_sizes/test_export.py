@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -258,13 +259,15 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chosen", EXPORTED)
-@pytest.mark.parametrize("overrides", CONFIGURATIONS, ids=" ".join)
-def test_every_head_in_every_way_is_exported(overrides: list[str], chosen: Format, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", range(len(CONFIGURATIONS)), ids=lambda number: " ".join(CONFIGURATIONS[number]))
+def test_every_head_in_every_way_is_exported(number: int, times: int, tmp_path: Path) -> None:
+    """Each in one of the formats, in turn; `--times 3` tries all three."""
+    overrides = CONFIGURATIONS[number]
     config = typed("dataset=digits", *overrides)
     model = build_model(config.backbone, config.head, (28, 28, 1), 10, seed=0)
     conversion = Conversion(model, "a model", [28, 28])
-    for way in (None, *conversion.ways.values()):
+    formats = [EXPORTED[(number + turn) % len(EXPORTED)] for turn in range(min(times, len(EXPORTED)))]
+    for way, chosen in itertools.product((None, *conversion.ways.values()), formats):
         output = tmp_path / f"{way.name if way else 'as_it_is'}{chosen.value}"
         proofs = list(conversion.export(way, output, chosen, 1e-5, None))
         of_export = [proof for proof in proofs if f"in {chosen.name}" in proof]

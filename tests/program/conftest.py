@@ -51,10 +51,3 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("furnished")
     furnish(directory)
     return directory
-
-
-@pytest.fixture
-def times(request: pytest.FixtureRequest) -> int:
-    """How many times as many random cases are tried as by default."""
-    times: int = request.config.getoption("--times")
-    return times

@@ -38,7 +38,7 @@ from tests.program.servers import (
 from tests.tracking.test_talk import ANSWERS
 
 pytestmark = pytest.mark.slow
-EPOCHS = 40
+EPOCHS = 24
 FAILING = saying(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 HEALTH_SECONDS = "pipeline.tracking.server.talk.HEALTH_SECONDS"
 SILENT_SECONDS = "pipeline.tracking.server.peers.SILENT_SECONDS"
