@@ -21,7 +21,8 @@ from mlflow.entities import Run
 from playwright.sync_api import Page, expect
 
 from pipeline.other_sizes.ways import WAYS
-from tests.conftest import HANG_SECONDS, run_program
+from tests.conftest import HANG_SECONDS
+from tests.program.forked import run_forked
 from tests.program.screens import dashboard, screenshot
 
 pytestmark = pytest.mark.slow
@@ -50,10 +51,10 @@ PLOTTED = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(plo
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a study on digits: three heads, two seeds, two epochs, and a single run beside it."""
     directory = tmp_path_factory.mktemp("browser")
-    result = run_program("pipeline.train", "study=heads", "seed=0,1", "training.epochs=2", cwd=directory)
+    result = run_forked("pipeline.train", "study=heads", "seed=0,1", "training.epochs=2", cwd=directory)
     assert result.returncode == 0, result.stderr
     (directory / "stdout.txt").write_text(result.stdout)
-    assert run_program("pipeline.train", "training.epochs=1", "seed=7", cwd=directory).returncode == 0
+    assert run_forked("pipeline.train", "training.epochs=1", "seed=7", cwd=directory).returncode == 0
     return directory
 
 

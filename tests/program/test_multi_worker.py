@@ -14,8 +14,9 @@ from mlflow.entities import Run
 from pipeline.common.digest import digest_of
 from pipeline.common.errors import ConfigError
 from pipeline.training.multi_worker import check_last_step, connect
-from tests.conftest import HANG_SECONDS, read_until, run_program, start_program, typed
+from tests.conftest import HANG_SECONDS, read_until, start_program, typed
 from tests.program.cluster.ports import free_ports
+from tests.program.forked import run_forked
 
 TRAINING = ["training.strategy=multi_worker", "launch.threads=1", "size_probe.ways=[]"]
 
@@ -66,7 +67,7 @@ def test_what_cannot_be_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 def test_two_ranks_end_with_the_same_weights_and_the_accuracy_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    assert run_program("pipeline.train", "size_probe.ways=[]", cwd=tmp_path / "one").returncode == 0
+    assert run_forked("pipeline.train", "size_probe.ways=[]", cwd=tmp_path / "one").returncode == 0
     alone = _run(tmp_path / "one").data.metrics["test/accuracy"]
 
     ranks = _start(tmp_path)

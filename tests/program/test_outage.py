@@ -22,7 +22,8 @@ from mlflow.entities import Run
 
 from pipeline.tracking.queries import sweeps
 from pipeline.tracking.server.replicate import BEAT_SECONDS
-from tests.conftest import HANG_SECONDS, read_until, run_program, standing_still, start_program
+from tests.conftest import HANG_SECONDS, read_until, standing_still, start_program
+from tests.program.forked import run_forked
 from tests.program.servers import (
     PATIENCE,
     PATIENT,
@@ -200,18 +201,18 @@ def test_a_server_that_never_comes_back_gets_everything_by_sync(tmp_path: Path) 
     command = f"pipeline.sync {address} output_dir={tmp_path / 'client' / 'outputs'}"
     assert f"python -m {command}" in output
 
-    without = run_program(*command.split(), cwd=tmp_path)
+    without = run_forked(*command.split(), cwd=tmp_path)
     assert without.returncode == 2
     assert f"{address}: the MLflow store does not answer" in without.stderr
 
     server = start(*TRACKING_SERVER, port=port, cwd=tmp_path / "server")
     try:
-        result = run_program(*PATIENT, *command.split(), cwd=tmp_path, **PATIENCE)
+        result = run_forked(*PATIENT, *command.split(), cwd=tmp_path, environment=PATIENCE)
         assert result.returncode == 0, result.stderr
         assert f"2 of 2 runs copied to http://127.0.0.1:{port}; it had 0" in result.stdout
         assert f"http://127.0.0.1:{port}/#/experiments/1/runs" in result.stdout
         _assert_all_there(tmp_path / "client", f"http://127.0.0.1:{port}")
-        again = run_program(*PATIENT, *command.split(), cwd=tmp_path, **PATIENCE)
+        again = run_forked(*PATIENT, *command.split(), cwd=tmp_path, environment=PATIENCE)
         assert again.returncode == 0
         assert f"0 of 0 runs copied to http://127.0.0.1:{port}; it had 2" in again.stdout
         _assert_all_there(tmp_path / "client", f"http://127.0.0.1:{port}")
@@ -252,7 +253,7 @@ def test_whatever_a_server_says_in_the_middle_of_a_run_nothing_is_lost(tmp_path:
         assert "Traceback" not in output
         print(f"the longest time from one epoch to the next was {longest:.1f} s")
         sync = ("pipeline.sync", f"tracking.uri=http://127.0.0.1:{port}")
-        result = run_program(*PATIENT, *sync, cwd=tmp_path / "client", **PATIENCE)
+        result = run_forked(*PATIENT, *sync, cwd=tmp_path / "client", environment=PATIENCE)
         assert result.returncode == 0, result.stderr
         here, there = f"sqlite:///{tmp_path / 'client' / 'outputs' / 'mlflow.db'}", f"http://127.0.0.1:{port}"
         (ours,), (theirs,) = _trained(here).values(), _trained(there).values()
@@ -321,7 +322,7 @@ def test_a_run_whose_machine_fell_silent_is_taken_over(tmp_path: Path) -> None:
         first.kill()
         first.wait()
         patient = (*PATIENT, f"{SILENT_SECONDS}=20")
-        second = run_program(*patient, *_run_on(uri, epochs=100), cwd=tmp_path / "second", **PATIENCE)
+        second = run_forked(*patient, *_run_on(uri, epochs=100), cwd=tmp_path / "second", environment=PATIENCE)
         assert second.returncode == 0, second.stderr
         runs = _runs(uri)
         assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
@@ -338,11 +339,11 @@ def test_sync_compares_all_runs_of_a_sweep_and_not_those_alone_that_it_brings(tm
     )
     with running(*TRACKING_SERVER, cwd=tmp_path) as uri:
         server = ("tracking=server", f"tracking.uri={uri}")
-        there = run_program(*PATIENT, *sweep, "seed=0", *server, cwd=tmp_path, **PATIENCE)
+        there = run_forked(*PATIENT, *sweep, "seed=0", *server, cwd=tmp_path, environment=PATIENCE)
         assert there.returncode == 0, there.stderr
-        here = run_program(*sweep, "seed=0,1", cwd=tmp_path)
+        here = run_forked(*sweep, "seed=0,1", cwd=tmp_path)
         assert (here.returncode, here.stdout.count("done before")) == (0, 2), here.stderr
-        brought = run_program(*PATIENT, "pipeline.sync", f"tracking.uri={uri}", cwd=tmp_path, **PATIENCE)
+        brought = run_forked(*PATIENT, "pipeline.sync", f"tracking.uri={uri}", cwd=tmp_path, environment=PATIENCE)
         assert brought.returncode == 0, brought.stderr
         assert f"2 of 2 runs copied to {uri}; it had 2" in brought.stdout
         assert "no seed in common" not in brought.stdout

@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 
 from tests.conftest import HANG_SECONDS, run_program, start_program
 from tests.program.doors import QUICK
+from tests.program.forked import run_forked
 from tests.program.servers import PATIENCE, PATIENT, TRACKING_SERVER, free_port, running
 
 pytestmark = pytest.mark.slow
@@ -57,7 +58,7 @@ def test_the_dashboard_serves_the_study_and_stops_on_ctrl_c(tiny_study: Path) ->
         listening = {connection.laddr.ip for server in servers for connection in server.net_connections("tcp")}
         assert listening == {"127.0.0.1"}
 
-        second = run_program("pipeline.dashboard", f"port={port}", cwd=tiny_study)
+        second = run_forked("pipeline.dashboard", f"port={port}", cwd=tiny_study)
         assert second.returncode == 2
         assert f"port={port}: cannot be used: Address already in use. Use another" in second.stderr
 
@@ -70,7 +71,7 @@ def test_the_dashboard_serves_the_study_and_stops_on_ctrl_c(tiny_study: Path) ->
 def test_a_named_database_is_recorded_in_and_served(tmp_path: Path) -> None:
     named = f"tracking.uri=sqlite:///{tmp_path / 'elsewhere.db'}"
     arguments = ["study=heads", "head=global_average_pool", "seed=0", *QUICK, named]
-    trained = run_program("pipeline.train", *arguments, cwd=tmp_path)
+    trained = run_forked("pipeline.train", *arguments, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert f"python -m pipeline.dashboard {named} output_dir={tmp_path / 'outputs'}, then open" in trained.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere.db", "outputs"]
@@ -81,13 +82,13 @@ def test_a_named_database_is_recorded_in_and_served(tmp_path: Path) -> None:
             assert "What should replace the Dense layers" in page.read().decode()
         (run,) = MlflowClient(f"http://127.0.0.1:{port}").search_runs(["1"], "tags.study = 'heads'")
         assert run.info.run_name == "global_average_pool seed 0"
-    server = run_program("pipeline.dashboard", "tracking.uri=http://127.0.0.1:5000", cwd=tmp_path)
+    server = run_forked("pipeline.dashboard", "tracking.uri=http://127.0.0.1:5000", cwd=tmp_path)
     assert server.returncode == 2
     assert "http://127.0.0.1:5000: has a dashboard of its own. Open this address in a browser." in server.stderr
 
 
 def test_the_dashboard_needs_results(tmp_path: Path) -> None:
-    result = run_program("pipeline.dashboard", cwd=tmp_path)
+    result = run_forked("pipeline.dashboard", cwd=tmp_path)
     assert result.returncode == 2
     assert "outputs: holds no results: there is no mlflow.db. Run python -m pipeline.train study=heads" in result.stderr
     assert not list(tmp_path.iterdir())
@@ -97,10 +98,10 @@ def test_a_run_is_recorded_on_a_server(tmp_path: Path) -> None:
     (tmp_path / "server").mkdir()
     (tmp_path / "client").mkdir()
     with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
-        result = run_program(
+        result = run_forked(
             *(*PATIENT, "pipeline.train", "tracking=server", f"tracking.uri={uri}", "training.epochs=1"),
             cwd=tmp_path / "client",
-            **PATIENCE,
+            environment=PATIENCE,
         )
         assert result.returncode == 0, result.stderr
         client = MlflowClient(uri)
@@ -129,7 +130,7 @@ def test_a_model_registered_after_its_run_comes_to_the_server_and_leaves_no_down
             ("pipeline.sync", f"tracking.uri={uri}"),
             ("pipeline.sync", f"tracking.uri={uri}"),
         ):
-            ended = run_program(*PATIENT, *command, cwd=tmp_path / "client", **PATIENCE)
+            ended = run_forked(*PATIENT, *command, cwd=tmp_path / "client", environment=PATIENCE)
             assert ended.returncode == 0, ended.stderr
         client = MlflowClient(uri)
         (run_on_server,) = client.search_runs(["1"])
@@ -175,14 +176,16 @@ def test_a_study_on_a_server_prints_that_servers_link_and_no_password(tmp_path: 
             "training.epochs=1",
         ]
         server = ["tracking=server", f"tracking.uri={uri}"]
-        stranger = run_program(*study, *server, cwd=tmp_path / "client", **PATIENCE)
+        stranger = run_forked(*study, *server, cwd=tmp_path / "client", environment=PATIENCE)
         assert stranger.returncode == 2
         assert "MLFLOW_TRACKING_USERNAME" in stranger.stderr
         secret = {**PATIENCE, "MLFLOW_TRACKING_USERNAME": "engineer", "MLFLOW_TRACKING_PASSWORD": "a-long-secret-42"}
-        result = run_program(*study, *server, cwd=tmp_path / "client", **secret)
+        result = run_forked(*study, *server, cwd=tmp_path / "client", environment=secret)
         assert result.returncode == 0, result.stderr
         assert f"{uri}/#/experiments/1/runs?workflowType=machine_learning" in result.stdout
-        compared = run_program(*PATIENT, "pipeline.compare", "study=heads", *server, cwd=tmp_path / "client", **secret)
+        compared = run_forked(
+            *PATIENT, "pipeline.compare", "study=heads", *server, cwd=tmp_path / "client", environment=secret
+        )
         assert compared.returncode == 0, compared.stderr
         assert f"{uri}/#/experiments/1/runs?workflowType=machine_learning" in compared.stdout
         printed = stranger.stderr + result.stdout + result.stderr + compared.stdout + compared.stderr
@@ -207,7 +210,7 @@ def _ask(uri: str, size: int) -> tuple[int, str]:
 
 
 def test_registered_models_are_served_at_the_sizes_that_they_take(tmp_path: Path) -> None:
-    result = run_program(
+    result = run_forked(
         *("pipeline.train", "--multirun", "head=global_average_pool,flatten_dense", "training.epochs=1"),
         "tracking.register_as=digits_${head.name}",
         cwd=tmp_path,
