@@ -7,6 +7,7 @@ import importlib
 import json
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -79,11 +80,16 @@ def test_whatever_a_benchmark_imports_is_there(script: Path) -> None:
             pytest.skip(f"needs {error.name}")
 
 
-@pytest.mark.program
-@pytest.mark.slow
 @pytest.mark.parametrize("script", WITH_HELP)
-def test_a_benchmark_tells_its_arguments(script: str, tmp_path: Path) -> None:
-    assert len(_output(tmp_path, script, "--help").splitlines()) > 3
+@pytest.mark.usefixtures("importable")
+def test_a_benchmark_tells_its_arguments(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit, match="^0$"):
+        runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+    assert len(capsys.readouterr().out.splitlines()) > 3
     assert not list(tmp_path.iterdir())
 
 

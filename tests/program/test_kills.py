@@ -11,7 +11,7 @@ from tests.program.kills import kill, scenarios
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kills"), [("train", 4), ("search", 2), ("compare", 2), ("convert", 2), ("sync", 3)])
+@pytest.mark.parametrize(("name", "kills"), [("train", 3), ("search", 1), ("compare", 2), ("convert", 1), ("sync", 2)])
 def test_a_killed_command_ends_like_an_undisturbed_one_when_it_is_given_again(
     name: str, kills: int, tmp_path: Path
 ) -> None:

@@ -195,6 +195,7 @@ def test_a_parallel_study_stops_as_a_whole_and_goes_on(how: str, code: int, reas
     arguments = [
         *(*STUDY, "head=flatten_dense,global_average_pool", "seed=0", "launch=parallel"),
         *("launch.workers=2", f"training.epochs={EPOCHS}", "training.checkpoint_seconds=0"),
+        "dataset.train_split='train[:50%]'",
     ]
     process = start_program("pipeline.train", *arguments, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
