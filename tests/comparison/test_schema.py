@@ -179,8 +179,10 @@ def test_changed_snapshots_work_or_are_refused_in_one_line(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_many_changed_snapshots_work_or_are_refused_in_one_line(tmp_path: Path) -> None:
-    work, messages = _work_and_messages(300, tmp_path / "runs.parquet")
-    print(f"of 300 changed snapshots {work} made a report, and {messages} were refused in one line")
-    assert work + messages >= 200
-    assert min(work, messages) > 60
+def test_many_changed_snapshots_work_or_are_refused_in_one_line(times: int, tmp_path: Path) -> None:
+    """`--times 5` changes 300."""
+    tried = 60 * times
+    work, messages = _work_and_messages(tried, tmp_path / "runs.parquet")
+    print(f"of {tried} changed snapshots {work} made a report, and {messages} were refused in one line")
+    assert work + messages >= tried * 2 / 3
+    assert min(work, messages) > tried / 5

@@ -288,7 +288,7 @@ def _array(directory: Path, draw: Draw) -> list[str]:
 DOORS = {
     "models": Door(20, _model),
     "folders of images": Door(6, _folder),
-    "prepared datasets": Door(6, _prepared),
+    "prepared datasets": Door(12, _prepared),
     "studies and arms": Door(6, _yaml),
     "arrays": Door(6, _array),
 }
