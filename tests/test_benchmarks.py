@@ -20,18 +20,12 @@ from tests.conftest import HANG_SECONDS, ROOT, program_environment
 
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 SCRIPTS = sorted(BENCHMARKS.rglob("*.py"))
-WITH_HELP = (
-    *("augmentation_speed.py", "compare_speed.py", "comparison_time.py", "dashboard_speed.py", "probe_speed.py"),
-    *(
-        "frozen_study.py",
-        "many_runs.py",
-        "profile_run.py",
-        "scaling.py",
-        "step_share.py",
-        "study_speed.py",
-        "unguarded.py",
-    ),
+WITH_ARGUMENTS = (
+    *("augmentation_speed.py", "compare_speed.py", "comparison_time.py", "dashboard_speed.py", "frozen_study.py"),
+    *("many_runs.py", "probe_speed.py", "scaling.py", "step_share.py", "study_speed.py"),
 )
+WITH_SETTINGS = ("profile_run.py", "unguarded.py")
+"""They run the program's own command, which changes the process that it is in."""
 ELSEWHERE = ("lightning", "torch")
 """What the scripts in PyTorch need, in an environment of their own."""
 
@@ -80,7 +74,7 @@ def test_whatever_a_benchmark_imports_is_there(script: Path) -> None:
             pytest.skip(f"needs {error.name}")
 
 
-@pytest.mark.parametrize("script", WITH_HELP)
+@pytest.mark.parametrize("script", WITH_ARGUMENTS)
 @pytest.mark.usefixtures("importable")
 def test_a_benchmark_tells_its_arguments(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -90,6 +84,13 @@ def test_a_benchmark_tells_its_arguments(
     with pytest.raises(SystemExit, match="^0$"):
         runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) > 3
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", WITH_SETTINGS)
+def test_a_benchmark_tells_the_settings(script: str, tmp_path: Path) -> None:
+    assert len(_output(tmp_path, script, "--help").splitlines()) > 3
     assert not list(tmp_path.iterdir())
 
 

@@ -51,11 +51,14 @@ def repeat(output_path: Path, runs: int, images: int | None) -> int:
             for table in OF_A_RUN
         }
         rows = {at: [dict(row) for row in found.fetchall()] for at, found in rows_of.items()}
+        if images is not None:
+            for run in templates:
+                _other_answers(_artifacts(run), images, draw)
         (count,) = store.execute("SELECT count(*) FROM params WHERE key = 'seed'").fetchone()
         while count < runs:
             template = templates[count % len(templates)]
             seed, run_id = str(1000 + count // len(templates)), uuid.uuid4().hex
-            recorded = Path(template["artifact_uri"].removeprefix("file://"))
+            recorded = _artifacts(template)
             copy = recorded.parents[1] / run_id / "artifacts"
             shutil.copytree(recorded, copy, copy_function=os.link)
             _other_answers(copy, images, draw)
@@ -70,6 +73,10 @@ def repeat(output_path: Path, runs: int, images: int | None) -> int:
                     _insert(store, table, changed)
             count += 1
     return count
+
+
+def _artifacts(run: sqlite3.Row) -> Path:
+    return Path(run["artifact_uri"].removeprefix("file://"))
 
 
 def _insert(store: sqlite3.Connection, table: str, row: dict[str, object]) -> None:

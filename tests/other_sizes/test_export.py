@@ -266,7 +266,9 @@ def test_every_head_in_every_way_is_exported(number: int, times: int, tmp_path: 
     config = typed("dataset=digits", *overrides)
     model = build_model(config.backbone, config.head, (28, 28, 1), 10, seed=0)
     conversion = Conversion(model, "a model", [28, 28])
-    formats = [EXPORTED[(number + turn) % len(EXPORTED)] for turn in range(min(times, len(EXPORTED)))]
+    formats = [[*EXPORTERS][(number + turn) % len(EXPORTERS)] for turn in range(min(times, len(EXPORTERS)))]
+    for package in itertools.chain.from_iterable(EXPORTERS[chosen].packages for chosen in formats):
+        pytest.importorskip(package, reason="needs pip install '.[export]'")
     for way, chosen in itertools.product((None, *conversion.ways.values()), formats):
         output = tmp_path / f"{way.name if way else 'as_it_is'}{chosen.value}"
         proofs = list(conversion.export(way, output, chosen, 1e-5, None))
