@@ -90,10 +90,14 @@ def start_run(identity: RunIdentity, composed: str, data: Data) -> Iterator[RunR
             known = interrupted.data.params if interrupted else {}
             mlflow.log_params({name: value for name, value in identity.params.items() if name not in known})
             mlflow.log_text(composed, File.CONFIG)
-            if interrupted is None or not interrupted.inputs.dataset_inputs:
-                for split, context in ((data.train_split, "training"), (data.test_split, "testing")):
-                    tried_twice(partial(mlflow.log_input, _mlflow_dataset(data.facts, split), context))
+            log_datasets(data)
         yield RunRecord(experiment_id, run.info.run_id, tags, interrupted)
+
+
+def log_datasets(data: Data) -> None:
+    """Records what the active run trains and tests on; MLflow leaves out what it has already."""
+    datasets = [_mlflow_dataset(data.facts, split) for split in (data.train_split, data.test_split)]
+    tried_twice(partial(mlflow.log_inputs, datasets, ["training", "testing"], [None, None]))
 
 
 @contextmanager

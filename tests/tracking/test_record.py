@@ -20,9 +20,10 @@ from mlflow.entities import Run
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from pipeline.data import source
+from pipeline.data.settings import Dataset
 from pipeline.models.scores import score
 from pipeline.tracking.queries import sweeps, with_answers
-from pipeline.tracking.record import RunRecord
+from pipeline.tracking.record import RunRecord, log_datasets
 from pipeline.tracking.store import experiment_id
 from pipeline.training.fit import Fit
 from tests.program.forked import run_forked
@@ -307,6 +308,24 @@ def test_the_last_good_model_can_be_loaded(store: Path) -> None:
     path = MlflowClient().download_artifacts(run.info.run_id, "last_good.keras")
     loaded = keras.saving.load_model(path, safe_mode=True)
     assert loaded(np.full((1, 2, 2, 1), 7.0)).numpy().tolist() == [[7.0]]  # 28 / 4, which no rounding touches
+
+
+@pytest.mark.long
+def test_a_run_that_was_killed_between_its_datasets_gets_the_other_one(store: Path) -> None:
+    data = source.load(Dataset(name="digits", version="1.0.0"), 0, store / "cache")
+    client = MlflowClient()
+    with mlflow.start_run() as run:
+        log_datasets(data)
+        (first, _) = client.get_run(run.info.run_id).inputs.dataset_inputs
+    with mlflow.start_run() as run:
+        client.log_inputs(run.info.run_id, [first])
+        for _ in range(2):
+            log_datasets(data)
+    used = client.get_run(run.info.run_id).inputs.dataset_inputs
+    assert sorted((one.dataset.name, one.tags[0].value) for one in used) == [
+        ("digits 1.0.0 test", "testing"),
+        ("digits 1.0.0 train", "training"),
+    ]
 
 
 @pytest.mark.long

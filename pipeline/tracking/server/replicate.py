@@ -86,7 +86,7 @@ class RunCopy:
         """Copies all of a run that has ended, its end last. Returns the copy's id."""
         copy_id = self.update()
         run, copy = self._source.get_run(self._run_id), self._target.get_run(copy_id)
-        if run.inputs.dataset_inputs and not copy.inputs.dataset_inputs:
+        if run.inputs.dataset_inputs:  # The server leaves out what it has already.
             store.tried_twice(partial(self._target.log_inputs, copy_id, run.inputs.dataset_inputs))
         if self._source.list_artifacts(self._run_id):
             self._target.log_artifacts(copy_id, self._source.download_artifacts(self._run_id, ""))
