@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
 from pipeline.common.condition import TEST, Condition, Mode
@@ -148,43 +151,44 @@ def with_answers(runs: pd.DataFrame) -> pd.DataFrame:
         runs: Finished runs, as `mlflow.search_runs` gives them, each with its recorded predictions.
     """
     balanced = runs.get(Metric.TEST_BALANCED_ACCURACY.column, pd.Series(index=runs.index, dtype=float))
-    pairs = [*zip(runs["run_id"], balanced.notna(), strict=True)]  # They were recorded together.
-    recalls = [_recalls(run_id) if has_recalls else {} for run_id, has_recalls in pairs]
+    pairs = [*zip(runs["artifact_uri"], balanced.notna(), strict=True)]  # They were recorded together.
+    recalls = [_recalls(files) if has_recalls else {} for files, has_recalls in pairs]
     answers = pd.DataFrame(
-        [_answers(run_id, [*of_run]) for run_id, of_run in zip(runs["run_id"], recalls, strict=True)], index=runs.index
+        [_answers(files, [*of_run]) for files, of_run in zip(runs["artifact_uri"], recalls, strict=True)],
+        index=runs.index,
     )
     numbers = [
         pd.DataFrame(found, index=runs.index, dtype=float).add_prefix(prefix)
         for prefix, found in (
             (RECALL, recalls),
-            (CALIBRATION, [_calibration_errors(run_id) for run_id in runs["run_id"]]),
+            (CALIBRATION, [_calibration_errors(files) for files in runs["artifact_uri"]]),
         )
     ]
     return pd.concat([runs, answers.where(answers.notna(), None), *numbers], axis=1)
 
 
-def _answers(run_id: str, class_names: list[str]) -> dict[str, bytes]:
+def _answers(files: str, class_names: list[str]) -> dict[str, bytes]:
     """What a run got right, by column, and the classes of the images, where their names are known."""
-    table = _parquet(run_id, File.PREDICTIONS)
+    table = _parquet(files, File.PREDICTIONS)
     logits = [column for column in table if str(column).startswith("logit_")]
     found = {f"{ANSWERS}{TEST}": pack(table[logits].to_numpy().argmax(axis=1) == table["label"].to_numpy())}
     if class_names:
         found[LABELS] = pack_labels(table["label"].to_numpy(), class_names)
-    table = _parquet(run_id, File.SIZE_PREDICTIONS)
+    table = _parquet(files, File.SIZE_PREDICTIONS)
     for column in table:
         if Condition.parse(str(column)) is not None:
             found[f"{ANSWERS}{column}"] = pack((table[column] == table["label"]).to_numpy())
     return found
 
 
-def _recalls(run_id: str) -> dict[str, float | None]:
-    table = _table(run_id, File.RECALL_TABLE)
+def _recalls(files: str) -> dict[str, float | None]:
+    table = _table(files, File.RECALL_TABLE)
     return dict(zip(table["class"], table["recall"], strict=True))
 
 
-def _calibration_errors(run_id: str) -> dict[str, float | None]:
+def _calibration_errors(files: str) -> dict[str, float | None]:
     """By condition, of the model as it is."""
-    rows = _table(run_id, File.SIZE_TABLE).to_dict("records")
+    rows = _table(files, File.SIZE_TABLE).to_dict("records")
     return {
         str(Condition(mode, row["height_px"])): row[column]
         for row in rows
@@ -193,12 +197,19 @@ def _calibration_errors(run_id: str) -> dict[str, float | None]:
     }
 
 
-def _table(run_id: str, name: File) -> pd.DataFrame:
-    with tempfile.TemporaryDirectory() as directory:
-        recorded = json.loads(Path(MlflowClient().download_artifacts(run_id, name, directory)).read_text())
+def _table(files: str, name: File) -> pd.DataFrame:
+    with _fetched(files, name) as path:
+        recorded = json.loads(path.read_text())
     return pd.DataFrame(recorded["data"], columns=recorded["columns"])
 
 
-def _parquet(run_id: str, name: str) -> pd.DataFrame:
+def _parquet(files: str, name: File) -> pd.DataFrame:
+    with _fetched(files, name) as path:
+        return pd.read_parquet(path)
+
+
+@contextmanager
+def _fetched(files: str, name: File) -> Iterator[Path]:
+    """A file of a run, by the address of its files: by the run's id MLflow would read all of the run once more."""
     with tempfile.TemporaryDirectory() as directory:
-        return pd.read_parquet(mlflow.MlflowClient().download_artifacts(run_id, name, directory))
+        yield Path(download_artifacts(artifact_uri=f"{files}/{name}", dst_path=directory))
