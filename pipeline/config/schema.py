@@ -79,6 +79,7 @@ class Config(InOutputDir):
         self.require_plain_name("study")
         self.require_plain_name("arm")
         self.require("output_dir", self.output_dir != "", "must name a directory", example="outputs")
+        self.tracking.require_place(self.output_path)
         self.training.require(
             "keep_weights",
             self.training.keep_weights is KeepWeights.last or self.dataset.validation_fraction > 0,

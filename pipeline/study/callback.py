@@ -24,9 +24,10 @@ class ConcludeStudy(Callback):
     """Compares the runs of a sweep. Hydra makes it for each command, so what it needs is imported when it is needed."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Tries the server: a wrong address shows before hours of training, and later on its silence does no harm."""
+        """Tries the store: a wrong address shows before hours of training, and later on its silence does no harm."""
         try:
             tracking = _tracking(config)
+            tracking.require_place(absolute(config.output_dir))
             if tracking.is_server:
                 from pipeline.tracking.store import open_store
 

@@ -73,6 +73,16 @@ class Tracking(Settings):
         """Address of the server that the store is behind; None where it is on this machine."""
         return self.uri if self.is_server else None
 
+    def require_place(self, output_path: Path) -> None:
+        """Raises `ConfigError` if the store that is to be in `output_path` would be elsewhere."""
+        require(
+            self.recorded.uri is not None or set(str(output_path)).isdisjoint("%?"),
+            "output_dir",
+            output_path,
+            "must have no % and no ? in it: in the address of a store they mean something else",
+            "Use another directory.",
+        )
+
     def require_results(self, output_path: Path) -> None:
         """Raises `ConfigError` if results are to be read from `output_path`, and there are none."""
         require(

@@ -44,7 +44,9 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
 
     Raises:
         UserError: The server does not answer, or the store cannot be created or read.
+        ConfigError: The directory's name cannot be that of a local store's.
     """
+    tracking.require_place(output_path)
     if not create:
         tracking.require_results(output_path)
     # A dead server would block the first call for minutes. Three tries of ten seconds tell as well.

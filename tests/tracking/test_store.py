@@ -129,6 +129,14 @@ def test_a_directory_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
         open_store(Tracking(), tmp_path / "outputs")
 
 
+@pytest.mark.parametrize("name", ["a%20b", "a?b"])
+def test_a_directory_whose_store_would_be_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    """The database of sqlite:///a%20b/mlflow.db is in `a b`, and that of sqlite:///a?b/mlflow.db is the file `a`."""
+    with pytest.raises(ConfigError, match=r"must have no % and no \? in it.*Use another directory\.$"):
+        open_store(Tracking(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_reading_does_not_create_a_store(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=f"output_dir={tmp_path}: holds no results: there is no mlflow.db. Run python"
