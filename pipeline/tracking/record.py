@@ -333,8 +333,13 @@ class RunRecord:
 
     @deferred()
     def register(self, name: str, accuracy: float) -> None:
-        """Adds the recorded model to the registry as a new version of `name`, with what tells versions apart."""
-        _register(self._model_uri, name, self._tags, accuracy)
+        """Adds the recorded model to the registry as a new version of `name`, with what tells versions apart.
+
+        Not twice: a run that was killed after it goes on with the same model.
+        """
+        versions = mlflow.MlflowClient().search_model_versions(f"run_id = '{self.run_id}'")
+        if (name, self._model_uri) not in [(version.name, version.source) for version in versions]:
+            _register(self._model_uri, name, self._tags, accuracy)
 
 
 def _register(model_uri: str, name: str, tags: Mapping[str, str], accuracy: float) -> None:

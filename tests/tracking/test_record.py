@@ -311,6 +311,24 @@ def test_the_last_good_model_can_be_loaded(store: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_run_that_was_killed_after_its_model_was_registered_registers_it_once(store: Path) -> None:
+    experiment = experiment_id(MlflowClient(), "digits", (store / "artifacts").as_uri())
+    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.GlobalAveragePooling2D()])
+    tags = {"head": "h", "backbone": "b", "dataset": "d", "run_key": "k"}
+    client = MlflowClient()
+    with mlflow.start_run(experiment_id=experiment) as run:
+        first = RunRecord(experiment, run.info.run_id, tags)
+        first.log_model(model, ("one",))
+        first.register("kept", 0.5)
+        again = RunRecord(experiment, run.info.run_id, tags, interrupted=client.get_run(run.info.run_id))
+        again.log_model(model, ("one",))
+        again.register("kept", 0.5)
+        assert len(client.search_model_versions("name = 'kept'")) == 1
+        again.register("other", 0.5)
+    assert sorted(version.name for version in client.search_model_versions()) == ["kept", "other"]
+
+
+@pytest.mark.long
 def test_a_run_that_was_killed_between_its_datasets_gets_the_other_one(store: Path) -> None:
     data = source.load(Dataset(name="digits", version="1.0.0"), 0, store / "cache")
     client = MlflowClient()
