@@ -57,7 +57,7 @@ class Data:
         `steps_per_epoch` batches, or as many as `sized` has.
         """
         batches = self.train_split.epochs(self.train_indices, batch_size, range(done, epochs), self.seed)
-        return batches if sized is None else _sized(batches, sized, self.facts, batch_size, done)
+        return batches if sized is None else _sized(batches, sized, self.facts, done)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Batches in an epoch of `train`, if all have one size."""
@@ -76,13 +76,9 @@ class Data:
         return self.test_split.order(np.arange(len(self.test_split))[:limit])
 
 
-def _sized(
-    batches: tf.data.Dataset, sized: SizedSteps, facts: DatasetFacts, batch_size: int, done: int
-) -> tf.data.Dataset:
+def _sized(batches: tf.data.Dataset, sized: SizedSteps, facts: DatasetFacts, done: int) -> tf.data.Dataset:
     """Batches of the epochs after those that are `done`, cut and resized as `sized` says."""
     heights, images_of = sized.heights[done:].reshape(-1), sized.images[done:].reshape(-1)
-    if sized.images.max(initial=0) != batch_size or (sized.images[:, :-1] != batch_size).any():
-        batches = batches.rebatch(images_of)
     sizes = tf.constant([of_shape(facts.image_size, int(height)) for height in heights], tf.int32, (len(heights), 2))
 
     def resized(batch: tuple[tf.Tensor, tf.Tensor], size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -91,7 +87,7 @@ def _sized(
         images = tf.cond(is_native, lambda: images, lambda: resize(images, size))
         return tf.ensure_shape(images, (None, None, None, facts.channels)), labels
 
-    chosen = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(sizes))
+    chosen = tf.data.Dataset.zip(batches.rebatch(images_of), tf.data.Dataset.from_tensor_slices(sizes))
     mapped = chosen.map(resized, num_parallel_calls=os.cpu_count(), deterministic=True)
     # Behind a rebatch TensorFlow cannot count the batches, and Keras would warn that it ran out of data.
     counted = mapped.apply(tf.data.experimental.assert_cardinality(len(heights)))

@@ -27,7 +27,6 @@ ROOT = Path(__file__).parents[2]
 STUDY = ("pipeline.train", "study=heads", "training.epochs=2")
 OF_A_RUN = ("params", "tags", "metrics", "latest_metrics")
 """Tables of MLflow's store with rows of a run; the recorded models and datasets are not repeated."""
-PAIRING = "pairing."
 PORT = 5077
 
 
@@ -68,7 +67,7 @@ def repeat(output_path: Path, runs: int, images: int | None) -> int:
                     changed = {**row, "run_uuid": run_id}
                     if table == "params" and row["key"] == "seed":
                         changed["value"] = seed
-                    if table == "tags" and row["key"].startswith(("run_key", PAIRING)):
+                    if table == "tags" and row["key"].startswith(("run_key", "pairing.")):
                         changed["value"] = f"{row['value']}{seed}"
                     _insert(store, table, changed)
             count += 1
@@ -159,7 +158,7 @@ def main() -> None:
         many, _ = measured(*STUDY, "seed=2", cwd=cwd)
         sweep = _sweep_of_all(cwd / "outputs")
         compared, peak = measured("pipeline.compare", "study=heads", f"sweep={sweep}", cwd=cwd)
-        report = next((cwd / "outputs" / "studies" / sweep).glob("report.html")).stat().st_size / 1e6
+        report = (cwd / "outputs" / "studies" / sweep / "report.html").stat().st_size / 1e6
         up, page = first_answers(cwd)
     print(f"{count} runs: the store takes {store:.0f} MB, a report of all {report:.1f} MB")
     print(f"comparing all: {compared:.1f} s, at most {peak:.2f} GiB resident")
