@@ -64,6 +64,7 @@ def times(request: pytest.FixtureRequest) -> int:
     return times
 
 
+@pytest.hookimpl(tryfirst=True)  # Before xdist, which reads the groups.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and LONG_PREPARED & set(item.fixturenames):

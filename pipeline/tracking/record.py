@@ -196,10 +196,7 @@ class RunRecord:
     @deferred()
     def log_fit(self, fit: Fit) -> None:
         """Records how fast the training was, which epoch's weights were kept (counted from 1), and an early end."""
-        values: dict[str, float] = {Metric.KEPT_EPOCH: fit.best_epoch + 1}
-        if not math.isnan(fit.images_per_second):
-            values[Metric.IMAGES_PER_SECOND] = fit.images_per_second
-        self._metrics(values)
+        self._metrics({Metric.KEPT_EPOCH: fit.best_epoch + 1, Metric.IMAGES_PER_SECOND: fit.images_per_second})
         for tag, reason in ((Tag.PRUNED, fit.pruned), (Tag.STOPPED, fit.stopped)):
             if reason:
                 mlflow.set_tag(tag, reason)

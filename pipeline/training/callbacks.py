@@ -128,8 +128,12 @@ def keeper(
     return Keeper()
 
 
-def progress_line(images: int, epochs: int) -> Any:
-    """A Keras callback that logs a line an epoch, and at most one each ten seconds within it."""
+def progress_line(state: checkpoint.State, images: int, epochs: int) -> Any:
+    """A Keras callback that logs a line an epoch, and at most one each ten seconds within it.
+
+    It comes before the `keeper`: how fast the training goes, without validation, over all epochs but the first, which
+    also compiles (over that one if it is the only one), is kept in `state`.
+    """
 
     class Progress(keras.callbacks.Callback):
         def __init__(self) -> None:
@@ -161,6 +165,8 @@ def progress_line(images: int, epochs: int) -> Any:
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             now = self.last_line = time.perf_counter()
             self.seconds.append((self.trained_until or now) - self.epoch_began)
+            steady = self.seconds[1:] or self.seconds
+            state.images_per_second = len(steady) * images / sum(steady)
             logs = logs or {}
             validation = f"  val {logs['val_accuracy']:.4f}" if "val_accuracy" in logs else ""
             log.info(
@@ -177,9 +183,5 @@ def progress_line(images: int, epochs: int) -> Any:
             done = self.epoch + share - self.first_epoch
             left = (now - self.training_began) * (epochs - self.epoch - share) / done
             return f"{share * images / elapsed:,.0f} images/s  {left:.0f} s left"
-
-        def images_per_second(self) -> float:
-            steady = self.seconds[1:] or self.seconds
-            return len(steady) * images / sum(steady) if steady else math.nan
 
     return Progress()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +29,13 @@ class State:
         history: Metrics of each epoch so far, as Keras names them.
         best_epoch: Epoch, from 0, with the best validation accuracy; the last one without validation images.
         best_weights: Of that epoch, as `model.get_weights` gives them.
+        images_per_second: How fast its newest process trained; NaN before the first epoch.
     """
 
     history: list[dict[str, float]]
     best_epoch: int
     best_weights: list[np.ndarray]
+    images_per_second: float = math.nan
 
 
 def capture(model: keras.Model, state: State) -> dict[str, np.ndarray]:
@@ -40,8 +43,8 @@ def capture(model: keras.Model, state: State) -> dict[str, np.ndarray]:
     arrays = {f"model.{index}": variable.numpy() for index, variable in enumerate(model.variables)}
     arrays |= {f"optimizer.{index}": variable.numpy() for index, variable in enumerate(model.optimizer.variables)}
     arrays |= {f"best.{index}": weights for index, weights in enumerate(state.best_weights)}
-    facts = json.dumps({"history": state.history, "best_epoch": state.best_epoch})
-    return {"facts": np.array(facts), **arrays}
+    facts = {name: value for name, value in vars(state).items() if name != "best_weights"}
+    return {"facts": np.array(json.dumps(facts)), **arrays}
 
 
 def save(path: Path, captured: dict[str, np.ndarray]) -> None:

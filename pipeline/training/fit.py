@@ -30,8 +30,8 @@ class Fit:
     Attributes:
         best_epoch: Epoch, from 0, whose weights were kept.
         validation_accuracy: Top-1 accuracy of these weights on the validation images; NaN without any.
-        images_per_second: Training images a second without validation, over all epochs but the first, which also
-            compiles (over that one if it is the only one). NaN if nothing was left to train after an interruption.
+        images_per_second: Training images a second without validation, over all epochs of the newest process that
+            trained but its first, which also compiles (over that one if it is the only one).
         pruned: Why others ended it before its last epoch; an empty text if they did not.
         stopped: Why `Training.patience` did.
         history: Metrics of each epoch, as Keras names them.
@@ -143,7 +143,7 @@ def fit(
         log.info("  going on after epoch %d/%d of an interrupted run", done, training.epochs)
     for epoch in range(first, done):
         on_epoch(epoch, state.history[epoch])
-    progress = callbacks.progress_line(len(data.train_indices), training.epochs)
+    progress = callbacks.progress_line(state, len(data.train_indices), training.epochs)
     average = None
     if training.weight_average is not None:
         average = averaging(lambda: train_batches(data, training))
@@ -174,7 +174,7 @@ def fit(
     return Fit(
         best_epoch=state.best_epoch,
         validation_accuracy=state.history[state.best_epoch]["val_accuracy"] if validates else math.nan,
-        images_per_second=progress.images_per_second(),
+        images_per_second=state.images_per_second,
         pruned=ender.pruned() if ended_early else "",
         stopped=ender.stopped() if ended_early else "",
         history=state.history,

@@ -836,35 +836,30 @@ def _make_icon_folder(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not THEME.is_dir(), reason=f"{THEME} is not there: apt-get install gnome-icon-theme")
 def test_icons_of_five_sizes(tmp_path: Path) -> None:
-    """Which category is an icon of? At natural sizes, and with everything resized to 32 px."""
+    """Which category is an icon of? At natural sizes."""
     folder = tmp_path / "icons"
     _make_icon_folder(folder)
     train, test = ({file.read_bytes() for file in (folder / split).rglob("*.png")} for split in ("train", "test"))
     assert len(train) + len(test) >= 500
     assert not train & test
 
-    of_icons = ("dataset=image_folder", f"dataset.path={folder}", "training.epochs=30", "training.keep_weights=last")
-    refused = run_forked("pipeline.train", *of_icons, "head=flatten_dense", "dataset.native_size=true", cwd=tmp_path)
+    of_icons = ("dataset=image_folder", f"dataset.path={folder}", "dataset.native_size=true", "training.epochs=30")
+    refused = run_forked("pipeline.train", *of_icons, "head=flatten_dense", cwd=tmp_path)
     assert refused.returncode == 2
     assert "head=flatten_dense is built for images of one size" in refused.stderr
-    sweep = ("--multirun", *of_icons, "dataset.native_size=true,false", "seed=0", "size_probe.sizes=[16,48]")
-    result = run_forked("pipeline.train", *sweep, cwd=tmp_path)
+    last = ("training.keep_weights=last", "size_probe.sizes=[16,48]")
+    result = run_forked("pipeline.train", *of_icons, *last, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("icons")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], "tags.head != ''")
-    accuracies: dict[str, list[float]] = {}
-    for run in runs:
-        accuracies.setdefault(run.data.params["image_size"], []).append(run.data.metrics["test/accuracy"])
+    (run,) = client.search_runs([experiment.experiment_id], "tags.head != ''")
+    assert run.data.params["image_size"] == "natural, about 32×32"
     sides = {images.shape[1:3] for images, _ in _load(folder, native_size=True).train(32, epochs=1).as_numpy_iterator()}
     assert sides == {(side, side) for side in ICON_SIZES}
     labels = _load(folder).test_split.labels
     chance = np.bincount(labels).max() / len(labels)
-    for size, found in accuracies.items():
-        print(
-            f"{size} px: test accuracy {np.mean(found):.3f} (seeds: {np.round(sorted(found), 3)}), chance {chance:.3f}"
-        )
-    assert {size: len(found) for size, found in accuracies.items()} == {"natural, about 32×32": 1, "32×32": 1}
-    assert min(accuracies["natural, about 32×32"]) > chance + 0.1
+    accuracy = run.data.metrics["test/accuracy"]
+    print(f"test accuracy {accuracy:.3f}, chance {chance:.3f}")
+    assert accuracy > chance + 0.1

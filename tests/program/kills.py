@@ -56,18 +56,20 @@ class Scenario:
 
     Attributes:
         name: For the report.
-        commands: Given one after the other; the last one is killed.
+        command: That is killed.
         state: What is there in the end, to be equal.
         share: Of all kills.
         kills: In a row, before the command is left to end.
+        trained: Whether `TRAIN` comes before it.
         between: Called with each fresh directory.
     """
 
     name: str
-    commands: tuple[tuple[str, ...], ...]
+    command: tuple[str, ...]
     state: Callable[[Path], Any]
     share: float
     kills: int
+    trained: bool = True
     between: Callable[[Path, int], None] = field(default=lambda directory, number: None)
 
 
@@ -178,10 +180,10 @@ def scenarios(only: str | None, root: Path) -> Iterator[list[Scenario]]:
     """Those that are asked for; a server runs as long as they are needed."""
     keras = ("pipeline.convert", "model=models:/kept/1", "way=dense_to_conv", "output=out.keras")
     found = [
-        Scenario("train", (TRAIN,), _trained, 0.3, 6),
-        Scenario("search", (SEARCH,), _trained, 0.1, 6),
-        Scenario("compare", (TRAIN, ("pipeline.compare", "study=heads")), _compared, 0.25, 3),
-        Scenario("convert", (TRAIN, keras), _converted, 0.2, 3),
+        Scenario("train", TRAIN, _trained, 0.3, 6, trained=False),
+        Scenario("search", SEARCH, _trained, 0.1, 6, trained=False),
+        Scenario("compare", ("pipeline.compare", "study=heads"), _compared, 0.25, 3),
+        Scenario("convert", keras, _converted, 0.2, 3),
     ]
     if only not in (None, "sync"):
         yield [scenario for scenario in found if scenario.name == only]
@@ -189,8 +191,22 @@ def scenarios(only: str | None, root: Path) -> Iterator[list[Scenario]]:
     (root / "server").mkdir()
     with running(*TRACKING_SERVER, cwd=root / "server") as uri:
         sync = (*PATIENT, "pipeline.sync", f"tracking.uri={uri}")
-        found.append(Scenario("sync", (TRAIN, sync), partial(_replicated, uri), 0.15, 6, _rename_experiment))
+        found.append(Scenario("sync", sync, partial(_replicated, uri), 0.15, 6, between=_rename_experiment))
         yield [scenario for scenario in found if only is None or scenario.name == only]
+
+
+def _begin(scenario: Scenario, root: Path, number: int) -> None:
+    """Brings the directory `work` of `root` to what is there before the command."""
+    directory, trained = root / "work", root / "trained"
+    shutil.rmtree(directory, ignore_errors=True)
+    if scenario.trained and trained.exists():
+        shutil.copytree(trained, directory)
+    else:
+        directory.mkdir()
+        if scenario.trained:
+            _well(run_forked(*TRAIN, cwd=directory))  # Here, as a store knows where its files are.
+            shutil.copytree(directory, trained)
+    scenario.between(directory, number)
 
 
 def kill(scenario: Scenario, kills: int, root: Path, draw: random.Random) -> int:
@@ -202,21 +218,14 @@ def kill(scenario: Scenario, kills: int, root: Path, draw: random.Random) -> int
     Raises:
         AssertionError: What is there then is not what an undisturbed command leaves.
     """
-    directory, template = root / scenario.name, root / f"{scenario.name}-template"
-    directory.mkdir()
-    *before, command = scenario.commands
-    for each in before:
-        _well(run_forked(*each, cwd=directory))
-    shutil.copytree(directory, template)
-    scenario.between(directory, 0)
+    directory, command = root / "work", scenario.command
+    _begin(scenario, root, 0)
     undisturbed = _well(run_forked(*command, cwd=directory, environment=PATIENCE))
     expected = _there(scenario, directory)
     killed, positions, number = 0, set(), 0
     while killed < kills:
         number += 1
-        shutil.rmtree(directory)
-        shutil.copytree(template, directory)
-        scenario.between(directory, number)
+        _begin(scenario, root, number)
         told = []
         for _ in range(scenario.kills):
             step = draw.randint(1, undisturbed.steps)

@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.conftest import HANG_SECONDS, ROOT, read_until, run_program, start_program
+from tests.program.forked import run_forked
 
 WRONG = [
     # what is typed, what the message begins with
@@ -143,7 +144,7 @@ def test_deterministic_runs_are_bit_identical(tmp_path: Path) -> None:
     """Metrics and weights of two runs with one seed, each in a process of its own."""
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        result = run_program(
+        result = run_forked(
             "pipeline.train", "training.deterministic=true", "training.epochs=3", "seed=7", cwd=tmp_path / name
         )
         assert result.returncode == 0, result.stderr
