@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -27,6 +28,9 @@ from omegaconf import DictConfig
 from pipeline.config import CONFIG_DIR, Config, register, to_typed
 from pipeline.tracking.settings import STORE_FILE, Tracking
 from pipeline.training.settings import Precision
+
+if TYPE_CHECKING:
+    from tests.program.forked import Forked
 
 ROOT = Path(__file__).parents[1]
 HANG_SECONDS = 900
@@ -100,8 +104,8 @@ def start_program(
     )
 
 
-def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """Waits for a line that holds a text; returns all that a process of `start_program` has printed up to it."""
+def read_until(process: subprocess.Popen[str] | Forked, text: str) -> str:
+    """Waits for a line that holds a text; returns all that a process has printed up to it."""
     assert process.stdout is not None
     printed = ""
     for line in process.stdout:
@@ -112,7 +116,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 
 
 @contextmanager
-def standing_still(process: subprocess.Popen[str], store: Path) -> Iterator[None]:
+def standing_still(process: subprocess.Popen[str] | Forked, store: Path) -> Iterator[None]:
     """Within the block a process does nothing, so that it is no race what happens first; it holds no lock of its store.
 
     Args:

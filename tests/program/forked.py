@@ -13,14 +13,16 @@ import os
 import resource
 import runpy
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tests.conftest import HANG_SECONDS
 
@@ -112,6 +114,77 @@ def run_forked(
         frozenset(path for path in found.get("changed", ()) if not Path(path).is_relative_to(Path(kept).resolve())),
         tuple(found.get("started", ())),
     )
+
+
+class Forked:
+    """A command that goes on beside the test, as `subprocess.Popen` gives one: what of it the tests use.
+
+    Attributes:
+        args: The module and its arguments.
+        stdout: What it prints.
+        stderr: What it prints of errors; None where that comes with the rest.
+        returncode: Exit code, negative for a signal; None before its end was waited for.
+    """
+
+    def __init__(
+        self, *arguments: str, cwd: Path, stderr: int | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Starts it; `stderr` is `subprocess.PIPE` or `subprocess.STDOUT`, `environment` as for `run_forked`."""
+        self.args = arguments
+        self.returncode: int | None = None
+        self._kept = tempfile.TemporaryDirectory()
+        kept = Path(self._kept.name)
+        (kept / "tmp").mkdir()
+        channels = [kept / "stdout", kept / ("stdout" if stderr == subprocess.STDOUT else "stderr")]
+        for channel in dict.fromkeys(channels):
+            os.mkfifo(channel)
+        variables = {"TMPDIR": f"{kept}/tmp", "COLUMNS": "140", **(environment or {})}
+        told = (arguments, str(cwd), variables, None, str(kept / "about.json"), *map(str, channels))
+        self._process = FORKED.Process(target=_command, args=told)
+        self._process.start()
+        # In the order in which the command opens them: each waits for the other.
+        self.stdout: TextIO = channels[0].open(errors="replace")
+        self.stderr = None if stderr == subprocess.STDOUT else channels[1].open(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, or None as long as it goes on."""
+        self.returncode = self._process.exitcode
+        if self.returncode is not None:
+            self._kept.cleanup()
+        return self.returncode
+
+    def wait(self, timeout: float = HANG_SECONDS) -> int:
+        """Waits for its end; one that does not come within the seconds fails the test."""
+        self._process.join(timeout)
+        returncode = self.poll()
+        assert returncode is not None, f"{self.args} is still there after {timeout} s"
+        return returncode
+
+    def communicate(self, timeout: float = HANG_SECONDS) -> tuple[str, str]:
+        """Waits for its end; returns what it has printed on both channels since it was last read."""
+        with ThreadPoolExecutor() as readers:
+            read = [readers.submit(channel.read) if channel else None for channel in (self.stdout, self.stderr)]
+            self.wait(timeout)
+        stdout, stderr = (future.result() if future else "" for future in read)
+        return stdout, stderr
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Sends SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
 
 class _Watch:

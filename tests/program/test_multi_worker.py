@@ -14,11 +14,11 @@ from mlflow.entities import Run
 from pipeline.common.digest import digest_of
 from pipeline.common.errors import ConfigError
 from pipeline.training.multi_worker import check_last_step, connect
-from tests.conftest import HANG_SECONDS, read_until, start_program, typed
+from tests.conftest import read_until, typed
 from tests.program.cluster.ports import free_ports
-from tests.program.forked import run_forked
+from tests.program.forked import Forked
 
-TRAINING = ["training.strategy=multi_worker", "launch.threads=1", "size_probe.ways=[]"]
+TRAINING = ["training.strategy=multi_worker", "launch.threads=1", "size_probe.ways=[]", "size_probe.sizes=[8]"]
 
 
 def _run(directory: Path) -> Run:
@@ -27,11 +27,11 @@ def _run(directory: Path) -> Run:
     return run
 
 
-def _start(directory: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+def _start(directory: Path, *arguments: str) -> list[Forked]:
     """Two ranks, the first one first."""
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     return [
-        start_program(
+        Forked(
             "pipeline.train",
             *(*TRAINING, *arguments),
             cwd=directory,
@@ -65,32 +65,25 @@ def test_what_cannot_be_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-def test_two_ranks_end_with_the_same_weights_and_the_accuracy_of_one_process(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    assert run_forked("pipeline.train", "size_probe.ways=[]", cwd=tmp_path / "one").returncode == 0
-    alone = _run(tmp_path / "one").data.metrics["test/accuracy"]
-
-    ranks = _start(tmp_path)
-    outputs = [rank.communicate(timeout=HANG_SECONDS)[0] for rank in ranks]
+def test_two_ranks_end_with_the_same_weights(tmp_path: Path) -> None:
+    ranks = _start(tmp_path, "training.epochs=5")
+    outputs = [rank.communicate()[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     run = _run(tmp_path)
     assert run.info.status == "FINISHED"
     model = mlflow.keras.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
     digest = digest_of(*(variable.numpy() for variable in model.trainable_variables))
     assert f"rank 1 trained along; digest of the weights {digest}" in outputs[1]
-    # Both have learned, and to guess is .1 of the digits. How much two trainings differ that sum up in another order
-    # is chance: of 360 test digits .97 are right, which alone has a standard error of .009 for each of the two.
-    assert min(run.data.metrics["test/accuracy"], alone) > 0.8
-    print(f"two ranks {run.data.metrics['test/accuracy']:.4f}, one process {alone:.4f}")
+    assert run.data.metrics["test/accuracy"] > 0.8  # They have learned: to guess is .1 of the digits.
 
 
 @pytest.mark.slow
 def test_after_a_killed_rank_the_others_end_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    arguments = ["training.epochs=12", "training.checkpoint_seconds=0"]
+    arguments = ["training.epochs=6", "training.checkpoint_seconds=0"]
     first, second = _start(tmp_path, *arguments)
-    read_until(first, "epoch 3/12  accuracy")
+    read_until(first, "epoch 3/6  accuracy")
     second.kill()
-    output, _ = first.communicate(timeout=HANG_SECONDS)
+    output, _ = first.communicate()
     assert first.returncode == 2
     assert "Error: training.strategy=multi_worker: another rank is gone, and no rank can train alone" in output
     assert "UnavailableError" not in output  # TensorFlow's
@@ -98,7 +91,7 @@ def test_after_a_killed_rank_the_others_end_and_the_same_command_goes_on(tmp_pat
     interrupted = _run(tmp_path)
 
     ranks = _start(tmp_path, *arguments)
-    outputs = [rank.communicate(timeout=HANG_SECONDS)[0] for rank in ranks]
+    outputs = [rank.communicate()[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert all("of an interrupted run" in output for output in outputs)
     assert (_run(tmp_path).info.run_id, _run(tmp_path).info.status) == (interrupted.info.run_id, "FINISHED")

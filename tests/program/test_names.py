@@ -38,9 +38,9 @@ def test_names_go_through_all_commands_or_are_refused_in_one_message(
 ) -> None:
     """Each round names two classes, their folder, three files, an experiment, a registered model and a directory.
 
-    `--times 8` gives every name of the list.
+    `--times 16` gives every name of the list.
     """
-    rounds, faults, given, codes = 2 * times, [], set(), Counter[int]()
+    rounds, faults, given, codes = times, [], set(), Counter[int]()
     draw = random.Random(0)
     letters = "".join(NAMES[:60]).replace("/", "")  # At random, they would lead anywhere.
     names = [*NAMES, *("".join(draw.choices(letters, k=draw.randint(1, 12))) for _ in range(9 * rounds))]

@@ -22,8 +22,8 @@ from mlflow.entities import Run
 
 from pipeline.tracking.queries import sweeps
 from pipeline.tracking.server.replicate import BEAT_SECONDS
-from tests.conftest import HANG_SECONDS, read_until, standing_still, start_program
-from tests.program.forked import run_forked
+from tests.conftest import HANG_SECONDS, read_until, standing_still
+from tests.program.forked import Forked, run_forked
 from tests.program.servers import (
     PATIENCE,
     PATIENT,
@@ -45,7 +45,7 @@ HEALTH_SECONDS = "pipeline.tracking.server.talk.HEALTH_SECONDS"
 SILENT_SECONDS = "pipeline.tracking.server.peers.SILENT_SECONDS"
 STUDY = (
     *("pipeline.train", "study=heads", "seed=0", "head=average_pool,global_average_pool"),
-    *(f"training.epochs={EPOCHS}", "size_probe.ways=[]"),
+    *(f"training.epochs={EPOCHS}", "size_probe.ways=[]", "size_probe.sizes=[8]"),
 )
 
 
@@ -106,7 +106,7 @@ def test_a_server_that_is_gone_for_a_while_gets_everything(tmp_path: Path, outag
     port = free_port()
     server = start(*TRACKING_SERVER, port=port, cwd=tmp_path / "server")
     relay = Relay(port)
-    process = start_program(
+    process = Forked(
         # It has to give up one that hangs, and after the two seconds of the program a slow one may be taken for that.
         *(("tests.program.with_limits", f"{HEALTH_SECONDS}=20") if outage == "hung" else PATIENT),
         *(*STUDY, "tracking=server", f"tracking.uri={relay.uri}"),
@@ -153,7 +153,7 @@ def test_no_epoch_waits_for_a_server_that_hangs(tmp_path: Path) -> None:
     port = free_port()
     server = start(*TRACKING_SERVER, port=port, cwd=tmp_path / "server")
     uri = f"http://127.0.0.1:{port}"
-    process = start_program(
+    process = Forked(
         *(*PATIENT, *_run_on(uri, EPOCHS)),
         cwd=tmp_path / "client",
         stderr=subprocess.STDOUT,
@@ -183,7 +183,7 @@ def test_a_server_that_never_comes_back_gets_everything_by_sync(tmp_path: Path) 
     port = free_port()
     server = start(*TRACKING_SERVER, port=port, cwd=tmp_path / "server")
     address = f"tracking.uri=http://127.0.0.1:{port}"
-    process = start_program(
+    process = Forked(
         *(*PATIENT, *STUDY, "tracking=server", address),
         cwd=tmp_path / "client",
         stderr=subprocess.STDOUT,
@@ -230,7 +230,7 @@ def test_whatever_a_server_says_in_the_middle_of_a_run_nothing_is_lost(tmp_path:
     port = free_port()
     server = start(*TRACKING_SERVER, port=port, cwd=tmp_path / "server")
     relay = Relay(port)
-    process = start_program(*_run_on(relay.uri, 100_000), cwd=tmp_path / "client", stderr=subprocess.STDOUT)
+    process = Forked(*_run_on(relay.uri, 100_000), cwd=tmp_path / "client", stderr=subprocess.STDOUT)
     assert process.stdout is not None
     output, told, since, before, longest = "", "", 0.0, 0.0, 0.0
     try:
@@ -249,7 +249,7 @@ def test_whatever_a_server_says_in_the_middle_of_a_run_nothing_is_lost(tmp_path:
                 relay.say(what)
                 since = now
         output += process.stdout.read()
-        assert process.wait(timeout=HANG_SECONDS) == 130, output
+        assert process.wait() == 130, output
         assert "Traceback" not in output
         print(f"the longest time from one epoch to the next was {longest:.1f} s")
         sync = ("pipeline.sync", f"tracking.uri=http://127.0.0.1:{port}")
@@ -268,12 +268,12 @@ def test_whatever_a_server_says_in_the_middle_of_a_run_nothing_is_lost(tmp_path:
 
 
 @contextmanager
-def _first_machine_at_work(tmp_path: Path, epochs: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def _first_machine_at_work(tmp_path: Path, epochs: int) -> Iterator[tuple[str, Forked]]:
     """URI of a server that knows of a run, and the run, which is training and has an output_dir of its own."""
     for name in ("server", "first", "second"):
         (tmp_path / name).mkdir()
     with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
-        first = start_program(
+        first = Forked(
             *(*PATIENT, *_run_on(uri, epochs)),
             cwd=tmp_path / "first",
             stderr=subprocess.STDOUT,
@@ -292,7 +292,7 @@ def _runs(uri: str) -> list[Run]:
 
 def _run_on(uri: str, epochs: int) -> list[str]:
     return [
-        *("pipeline.train", f"training.epochs={epochs}", "size_probe.ways=[]"),
+        *("pipeline.train", f"training.epochs={epochs}", "size_probe.ways=[]", "size_probe.sizes=[8]"),
         *("tracking=server", f"tracking.uri={uri}"),
     ]
 
@@ -301,15 +301,15 @@ def test_two_machines_with_one_server_train_a_run_once(tmp_path: Path) -> None:
     """Each has an output_dir of its own; what they share is the server."""
     with _first_machine_at_work(tmp_path, epochs=100) as (uri, first):
         with standing_still(first, tmp_path / "first" / "outputs" / "mlflow.db"):
-            second = start_program(
+            second = Forked(
                 *(*PATIENT, f"{SILENT_SECONDS}={HANG_SECONDS}", *_run_on(uri, epochs=100)),
                 cwd=tmp_path / "second",
                 stderr=subprocess.STDOUT,
                 environment=PATIENCE,
             )
             output = read_until(second, "waiting for it to end")
-        first.communicate(timeout=HANG_SECONDS)
-        output += second.communicate(timeout=HANG_SECONDS)[0]
+        first.communicate()
+        output += second.communicate()[0]
         assert (first.returncode, second.returncode) == (0, 0), output
         (run,) = _trained(uri).values()
         assert f"Another machine is at this run, as {run.info.run_id} on the server; waiting" in output

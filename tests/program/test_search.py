@@ -14,10 +14,15 @@ from tests.program.forked import run_forked
 pytestmark = pytest.mark.slow
 
 
+SEARCH = (
+    *("--multirun", "hydra/sweeper=search", "training.epochs=1", "launch.threads=1"),
+    *("size_probe.ways=[]", "size_probe.sizes=[8]"),
+)
+
+
 def test_a_search_goes_on_where_it_was(tmp_path: Path) -> None:
-    arguments = ["--multirun", "hydra/sweeper=search", "training.epochs=1", "size_probe.ways=[]", "launch.threads=1"]
     first, longer = (
-        run_forked("pipeline.train", *arguments, f"hydra.sweeper.n_trials={trials}", cwd=tmp_path) for trials in (2, 4)
+        run_forked("pipeline.train", *SEARCH, f"hydra.sweeper.n_trials={trials}", cwd=tmp_path) for trials in (2, 4)
     )
     assert (first.returncode, longer.returncode) == (0, 0), first.stderr + longer.stderr
     assert "done before" not in first.stdout
@@ -36,9 +41,8 @@ def test_a_search_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_trial_that_fails_ends_no_search(tmp_path: Path) -> None:
     """Of two learning rates the program refuses one. Then none of the runs can be."""
-    arguments = ["--multirun", "hydra/sweeper=search", "training.epochs=1", "size_probe.ways=[]", "launch.threads=1"]
     rates = ["training.learning_rate=choice(0.001,-1.0)", "hydra.sweeper.n_trials=4"]
-    some = run_forked("pipeline.train", *arguments, *rates, cwd=tmp_path)
+    some = run_forked("pipeline.train", *SEARCH, *rates, cwd=tmp_path)
     assert some.returncode == 1, some.stderr
     (failed,) = re.findall(r"(\d) runs? of this sweep failed:", some.stderr)
     assert "training.learning_rate=-1.0: must be a number above 0" in some.stderr
@@ -48,11 +52,11 @@ def test_a_trial_that_fails_ends_no_search(tmp_path: Path) -> None:
     assert 0 < len(runs) < 4
 
     blind = ["dataset.validation_fraction=0", "training.prune=false", "training.keep_weights=last"]
-    none = run_forked("pipeline.train", *arguments, *blind, "hydra.sweeper.n_trials=1", cwd=tmp_path)
+    none = run_forked("pipeline.train", *SEARCH, *blind, "hydra.sweeper.n_trials=1", cwd=tmp_path)
     assert none.returncode == 2, none.stderr
     assert "Error: No run has a validation accuracy for a search to go by." in none.stderr
     assert "Traceback" not in none.stderr
-    none = run_forked("pipeline.train", *arguments, "training.batch_size=0", "hydra.sweeper.n_trials=2", cwd=tmp_path)
+    none = run_forked("pipeline.train", *SEARCH, "training.batch_size=0", "hydra.sweeper.n_trials=2", cwd=tmp_path)
     assert none.returncode == 2, none.stderr
     assert none.stderr.count("training.batch_size=0: must be at least 1") == 1
     assert "Traceback" not in none.stderr

@@ -99,7 +99,7 @@ def test_a_run_is_recorded_on_a_server(tmp_path: Path) -> None:
     (tmp_path / "client").mkdir()
     with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
         result = run_forked(
-            *(*PATIENT, "pipeline.train", "tracking=server", f"tracking.uri={uri}", "training.epochs=1"),
+            *(*PATIENT, "pipeline.train", "tracking=server", f"tracking.uri={uri}", *QUICK),
             cwd=tmp_path / "client",
             environment=PATIENCE,
         )
@@ -120,7 +120,7 @@ def test_a_run_is_recorded_on_a_server(tmp_path: Path) -> None:
 def test_a_model_registered_after_its_run_comes_to_the_server_and_leaves_no_download_behind(tmp_path: Path) -> None:
     for name in ("server", "client", "temporary"):
         (tmp_path / name).mkdir()
-    run = ("pipeline.train", "head=global_average_pool", "training.epochs=1", "size_probe.sizes=[8]")
+    run = ("pipeline.train", "head=global_average_pool", *QUICK)
     with running(*TRACKING_SERVER, cwd=tmp_path / "server") as uri:
         server = ("tracking=server", f"tracking.uri={uri}")
         for command in (
@@ -173,7 +173,7 @@ def test_a_study_on_a_server_prints_that_servers_link_and_no_password(tmp_path: 
             "study=heads",
             "seed=0",
             "head=global_average_pool,average_pool",
-            "training.epochs=1",
+            *QUICK,
         ]
         server = ["tracking=server", f"tracking.uri={uri}"]
         stranger = run_forked(*study, *server, cwd=tmp_path / "client", environment=PATIENCE)
@@ -211,7 +211,7 @@ def _ask(uri: str, size: int) -> tuple[int, str]:
 
 def test_registered_models_are_served_at_the_sizes_that_they_take(tmp_path: Path) -> None:
     result = run_forked(
-        *("pipeline.train", "--multirun", "head=global_average_pool,flatten_dense", "training.epochs=1"),
+        *("pipeline.train", "--multirun", "head=global_average_pool,flatten_dense", *QUICK),
         "tracking.register_as=digits_${head.name}",
         cwd=tmp_path,
     )

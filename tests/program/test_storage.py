@@ -34,8 +34,8 @@ from pipeline.data import decoded, source
 from pipeline.data.settings import Cache, Dataset
 from pipeline.data.splits import DecodedSplit
 from pipeline.models.keras_file import saved_model
-from tests.conftest import HANG_SECONDS, ROOT, read_until, standing_still, start_program
-from tests.program.forked import Ended, run_forked
+from tests.conftest import ROOT, read_until, standing_still
+from tests.program.forked import Ended, Forked, run_forked
 
 MEGABYTES = 24
 """Of the small disk."""
@@ -381,12 +381,12 @@ def test_a_quota_that_is_used_up_is_told_and_a_larger_one_goes_on(
 @pytest.mark.slow
 def test_a_run_goes_on_after_the_disk_got_full_in_the_middle(place: Path, outputs: Path, small_disk: SmallDisk) -> None:
     _move(outputs, small_disk)
-    process = start_program("pipeline.train", *RUN, "seed=0", cwd=place, stderr=subprocess.PIPE)
+    process = Forked("pipeline.train", *RUN, "seed=0", cwd=place, stderr=subprocess.PIPE)
     before = read_until(process, "epoch 1/2")
     with standing_still(process, outputs / "mlflow.db"):
         small_disk.fill()
-    stdout, stderr = process.communicate(timeout=HANG_SECONDS)
-    result = subprocess.CompletedProcess(process.args, process.returncode, before + stdout, stderr)
+    stdout, stderr = process.communicate()
+    result = subprocess.CompletedProcess(process.args, process.wait(), before + stdout, stderr)
     _check_failed(result, outputs, outputs, place)
     small_disk.clear()
     _check_goes_on(place)
