@@ -156,10 +156,8 @@ class RunRecord:
         self.experiment_id, self.run_id, self._tags = experiment_id, run_id, tags
         self._recorded = _recorded_metrics(interrupted) if interrupted else set()
         self._model_uri = ""
-        recorded = whole_models(mlflow.MlflowClient(), interrupted) if interrupted else []
-        if recorded and Tag.MODEL_DIGEST in interrupted.data.tags:
-            self._model_uri = f"models:/{recorded[-1].model_id}"
-            self._tags = {**tags, Tag.MODEL_DIGEST: interrupted.data.tags[Tag.MODEL_DIGEST]}
+        models = whole_models(mlflow.MlflowClient(), interrupted) if interrupted else []
+        self._recorded_models = {model.tags.get(Tag.MODEL_DIGEST): model.model_uri for model in models}
 
     def _metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Records metrics at a step, but for those that are recorded already."""
@@ -308,25 +306,30 @@ class RunRecord:
 
     @deferred()
     def log_model(self, model: keras.Model, class_names: tuple[str, ...]) -> None:
-        """Records the model: uint8 pixels in, logits out, -1 in the signature for every size that is free."""
-        digest = digest_of(*model.get_weights())
-        if self._tags.get(Tag.MODEL_DIGEST) == digest:
-            return  # Before an interruption.
+        """Records the model: uint8 pixels in, logits out, -1 in the signature for every size that is free.
 
+        Not twice: a run that was killed after it has the same model again.
+        """
+        digest = digest_of(*model.get_weights())
+        self._model_uri = self._recorded_models.get(digest) or self._new_model(model, class_names, digest)
+        mlflow.set_tag(Tag.MODEL_DIGEST, digest)
+
+    def _new_model(self, model: keras.Model, class_names: tuple[str, ...], digest: str) -> str:
         def schema(dtype: str, shape: tuple[int | None, ...]) -> Schema:
             return Schema([TensorSpec(np.dtype(dtype), tuple(-1 if side is None else side for side in shape))])
 
         signature = ModelSignature(schema("uint8", model.input_shape), schema("float32", model.output_shape))
         # Inferring the requirements would take ten times as long.
         requirements = [f"{name}=={importlib.metadata.version(name)}" for name in ("mlflow", "tensorflow", "keras")]
-        self._model_uri = mlflow.keras.log_model(
+        uri: str = mlflow.keras.log_model(
             model,
             name="model",
             signature=signature,
             pip_requirements=requirements,
             metadata={"class_names": list(class_names)},
+            tags={Tag.MODEL_DIGEST: digest},  # With the model at once: after it, the process may be killed.
         ).model_uri
-        mlflow.set_tag(Tag.MODEL_DIGEST, digest)
+        return uri
 
     @deferred()
     def register(self, name: str, accuracy: float) -> None:

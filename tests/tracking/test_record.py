@@ -311,7 +311,7 @@ def test_the_last_good_model_can_be_loaded(store: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_run_that_was_killed_after_its_model_was_registered_registers_it_once(store: Path) -> None:
+def test_a_run_that_was_killed_after_its_model_was_recorded_or_registered_does_neither_twice(store: Path) -> None:
     experiment = experiment_id(MlflowClient(), "digits", (store / "artifacts").as_uri())
     model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.GlobalAveragePooling2D()])
     tags = {"head": "h", "backbone": "b", "dataset": "d", "run_key": "k"}
@@ -320,8 +320,11 @@ def test_a_run_that_was_killed_after_its_model_was_registered_registers_it_once(
         first = RunRecord(experiment, run.info.run_id, tags)
         first.log_model(model, ("one",))
         first.register("kept", 0.5)
+        client.delete_tag(run.info.run_id, "model_digest")  # It did not come to say so.
         again = RunRecord(experiment, run.info.run_id, tags, interrupted=client.get_run(run.info.run_id))
         again.log_model(model, ("one",))
+        left = client.get_run(run.info.run_id)
+        assert (len(left.outputs.model_outputs), len(left.data.tags["model_digest"])) == (1, 32)
         again.register("kept", 0.5)
         assert len(client.search_model_versions("name = 'kept'")) == 1
         again.register("other", 0.5)
