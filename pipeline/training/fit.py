@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipeline.training import callbacks, checkpoint
 from pipeline.training.average import averaging
 from pipeline.training.batches import train_batches, validation_batches
 from pipeline.training.multi_worker import check_last_step, lost_ranks_told
-from pipeline.training.settings import KeepWeights, Optimizer, Schedule, Training
+from pipeline.training.settings import KeepWeights, Optimizer, Schedule, SizeSchedule, Training
 from pipeline.training.step_sizes import steps_per_epoch
 
 log = logging.getLogger("pipeline")
@@ -146,7 +146,9 @@ def fit(
     progress = callbacks.progress_line(state, len(data.train_indices), training.epochs)
     average = None
     if training.weight_average is not None:
-        average = averaging(lambda: train_batches(data, training))
+        # All sizes: a progressive training begins with the smallest alone.
+        of_all_sizes = replace(training, size_schedule=SizeSchedule.uniform)
+        average = averaging(lambda: train_batches(data, of_all_sizes))
     weights = average.weights if average else model.get_weights
     keeper = callbacks.keeper(state, keep_best, weights, state_file, training.checkpoint_seconds)
     ender = callbacks.ender(state, first, others, training.patience)

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import ClassVar
 
 from pipeline.common.settings import Settings, is_side
-from pipeline.common.size import of_shape
+from pipeline.common.size import Size, of_shape
 from pipeline.data.facts import DatasetFacts
 
 PIXELS_AT_ONCE = 128 * 28 * 28
@@ -269,6 +269,12 @@ class Training(Settings):
                 "needs training.sizes, which are null",
                 f"Use training.{name}={plain.value}, or for example training.sizes=[20,24,28,32,40].",
             )
+        self.require(
+            "size_schedule",
+            self.size_schedule is SizeSchedule.uniform or self.fine_tuning.epochs == 0,
+            "cannot be with training.fine_tuning.epochs above 0: the sizes would begin anew in the middle",
+            "Use training.size_schedule=uniform, or training.fine_tuning.epochs=0.",
+        )
         if self.batch_counts is BatchCounts.pixels:
             self.require(
                 "batch_counts",
@@ -360,7 +366,17 @@ class Training(Settings):
         """Whether the images of a dataset are so small that a step is computed fastest by one thread."""
         return not facts.natural and self._pixels_of_step(facts) <= PIXELS_OF_ONE_THREAD
 
+    def images_of_step(self, native: Size, height: int) -> int:
+        """Images in a step of a height, but for the last of an epoch.
+
+        With `BatchCounts.pixels` as many as have the pixels of `batch_size` images of the native size; at least one.
+        """
+        if self.batch_counts is BatchCounts.images:
+            return self.batch_size
+        return max(1, round(self.batch_size * math.prod(native) / math.prod(of_shape(native, height))))
+
     def _pixels_of_step(self, facts: DatasetFacts) -> int:
-        """Pixels in the images of a step, at the largest size that is trained at."""
-        heights = self.sizes if self.sizes and self.batch_counts is BatchCounts.images else [facts.image_size[0]]
-        return self.batch_size * max(math.prod(of_shape(facts.image_size, height)) for height in heights)
+        """Most pixels in the images of a step."""
+        native = facts.image_size
+        heights = self.sizes or [native[0]]
+        return max(self.images_of_step(native, height) * math.prod(of_shape(native, height)) for height in heights)

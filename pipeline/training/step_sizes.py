@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.common.size import Size, of_shape
+from pipeline.common.size import Size
 from pipeline.data.batches import Data, SizedSteps
 from pipeline.training.settings import BatchCounts, SizeSchedule, Training
 
@@ -43,16 +43,11 @@ def _equal_pixels(heights: np.ndarray, count: int, training: Training, native: S
     """In each epoch every size gets an equal share of the images, and the steps of all sizes come in a new order."""
     steps: list[tuple[int, int]] = []
     for height, share in zip(heights.tolist(), _shares(count, len(heights)), strict=True):
-        most = images_of_step(training.batch_size, native, height)
+        most = training.images_of_step(native, height)
         steps += [(height, min(most, share - start)) for start in range(0, share, most)]
     orders = [_draw(seed, epoch).permutation(len(steps)) for epoch in range(training.epochs)]
     ordered = np.array(steps)[np.stack(orders)]
     return SizedSteps(ordered[..., 0], ordered[..., 1])
-
-
-def images_of_step(batch_size: int, native: Size, height: int) -> int:
-    """As many images of a height as have the pixels of `batch_size` images of the native size; at least one."""
-    return max(1, round(batch_size * math.prod(native) / math.prod(of_shape(native, height))))
 
 
 def _shares(count: int, parts: int) -> Sequence[int]:

@@ -228,6 +228,8 @@ def test_a_recipe_beyond_the_default_is_told_and_one_that_differs_too() -> None:
     assert "0.003, augmentation.operations=2 and augmentation.magnitude=9.0; none" in limits(strong)
     older.loc[older.index[:3], "params.training.label_smoothing"] = None  # As runs of before have it.
     assert "trained alike" in limits(older)
+    schedules = np.where(plain["tags.head"] == "flatten_dense", "uniform", "progressive")
+    assert "The arms' recipes differ" in limits(plain.assign(**{"params.training.size_schedule": schedules}))
     sizes = np.where(plain["tags.head"] == "flatten_dense", "None", "[6, 8]")
     several = limits(plain.assign(**{"params.training.sizes": sizes}))
     assert "trained alike but for the sizes of their training images, for 5 epochs" in several

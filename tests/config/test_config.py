@@ -155,6 +155,9 @@ WRONG = [
     (["training.sizes=[6,8]", "training.batch_counts=pixels", "training.size_schedule=progressive"],
      "training.batch_counts=pixels: cannot be with training.size_schedule=progressive: epochs would have different "
      "numbers of steps. Use training.batch_counts=images, or training.size_schedule=uniform."),
+    (["training.sizes=[6,8]", "training.size_schedule=progressive", "training.fine_tuning.epochs=2",
+      "backbone.trainable=false"],
+     "training.size_schedule=progressive: cannot be with training.fine_tuning.epochs above 0"),
     (["training.sizes=[6,8]", "training.batch_counts=pixels", "training.strategy=mirrored"],
      "training.batch_counts=pixels: cannot be with training.strategy=mirrored"),
     (["head=generalized_mean_pool", "head.p=0"], "head.p=0.0: must lie in [1, 100]"),
@@ -281,6 +284,8 @@ WRONG = [
     (["backbone=from_model", "backbone.path=my.keras", "backbone.offset=inf"], "backbone.offset=inf: must be a finite "
      "number. Use for example backbone.offset=0."),
     (["tracking.uri=http://me:secret@host"], "tracking.uri=http://***@host: must not hold a user or a password"),
+    (["tracking.uri='postgresql://host/db?password=secret'"],
+     "tracking.uri=postgresql://***@host: must not hold a user or a password"),
     (["tracking=server"], "tracking.uri has no value: Environment variable 'MLFLOW_TRACKING_URI' not found. Set it, or "
      "give tracking.uri=VALUE."),
     (["seed=-1"], "seed=-1: must lie in [0, 2³²)"),

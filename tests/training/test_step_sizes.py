@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline.data import source
 from pipeline.data.batches import Data
@@ -20,7 +21,7 @@ from pipeline.models.build import build_model
 from pipeline.training.batches import train_batches
 from pipeline.training.fit import fit
 from pipeline.training.settings import BatchCounts, SizeSchedule, Training
-from pipeline.training.step_sizes import images_of_step, sized_steps
+from pipeline.training.step_sizes import sized_steps
 
 Batches = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -113,6 +114,22 @@ def test_what_is_left_of_a_training_comes_as_if_it_had_not_stopped(
 
 
 @pytest.mark.long
+def test_an_average_has_statistics_of_all_sizes_also_where_the_first_steps_have_one(
+    digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heights: set[int] = set()
+
+    def take(_: keras.Model, batches: tf.data.Dataset) -> None:
+        heights.update(images.shape[1] for images, _ in batches.as_numpy_iterator())
+
+    monkeypatch.setattr("pipeline.training.average._take_statistics", take)
+    model = build_model(SmallFcn(filters=[8, 8], strides=[1, 2]), GlobalAveragePool(), (8, 8, 1), 10, seed=0)
+    training = _training(epochs=1, size_schedule=SizeSchedule.progressive, weight_average=0.5)
+    fit(model, digits, training, lambda *_: None)
+    assert heights == {4, 8, 16}
+
+
+@pytest.mark.long
 def test_an_epoch_of_equal_pixels_trains_all_of_its_steps(digits: Data) -> None:
     model = build_model(SmallFcn(filters=[8, 8], strides=[1, 2]), GlobalAveragePool(), (8, 8, 1), 10, seed=0)
     losses: list[float] = []
@@ -137,4 +154,5 @@ def test_sizes_keep_the_shape_of_the_images(tmp_path: Path) -> None:
     # 128 · 784 / 400 = 250.9; 128 · 784 / 1,600 = 62.7; 128 · 784 / 10⁶ = 0.1, and one is the least
 )
 def test_a_step_has_as_many_images_as_have_the_same_pixels(height: int, images: int) -> None:
-    assert images_of_step(128, (28, 28), height) == images
+    training = Training(batch_size=128, sizes=[height], batch_counts=BatchCounts.pixels)
+    assert training.images_of_step((28, 28), height) == images

@@ -16,10 +16,10 @@ from pipeline.comparison.settings import Statistics
 
 RECIPE = (
     *("weight_decay", "warmup_epochs", "clip_norm", "label_smoothing", "class_weights", "weight_average", "patience"),
-    *("augmentation.", "fine_tuning.epochs"),
+    *("augmentation.", "fine_tuning.epochs", "size_schedule", "batch_counts"),
 )
 """Settings of a training, or beginnings of their names, that are off unless somebody switches them on."""
-OFF = ("0", "0.0", "False", "None", "none")
+OFF = ("0", "0.0", "False", "None", "none", "uniform", "images")
 """What MLflow has of those that are."""
 OF_ANOTHER = {"augmentation.magnitude": "augmentation.operations"}
 """Settings that are never off, but mean nothing where another one is."""
