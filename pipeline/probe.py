@@ -16,6 +16,7 @@ from pipeline.common.names import Param
 from pipeline.common.size import Size, TrainedSize, size_text
 from pipeline.common.table import Table, for_terminal
 from pipeline.config import ProbeConfig, to_typed
+from pipeline.study.links import dashboard_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +90,7 @@ def probe(config: ProbeConfig) -> Path:
         config.tracking,
         config.output_path,
     )
-    say(f"Recorded: {link} (served by python -m pipeline.dashboard)")
+    say(f"Recorded: {link} (served by {dashboard_command(config.tracking.recorded, config.output_path)})")
     return directory
 
 

@@ -28,7 +28,7 @@ class ConcludeStudy(Callback):
         try:
             tracking = _tracking(config)
             tracking.require_place(absolute(config.output_dir))
-            if tracking.is_server:
+            if tracking.uri is not None:
                 from pipeline.tracking.store import open_store
 
                 open_store(tracking, absolute(config.output_dir))

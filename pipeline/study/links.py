@@ -33,8 +33,12 @@ def how_to_look(prepared: list[View], tracking: Tracking, output_path: Path) -> 
     links = [f"{view.experiment}, {view.name}\n  {view.link(address)}" for view in prepared]
     if tracking.uri is not None and not tracking.is_database:
         return "\n".join(["Compare in the dashboard:", *links])
-    command = to_type("pipeline.dashboard", tracking__uri=tracking.uri, output_dir=output_path)
+    return "\n".join([f"Compare in the dashboard: {dashboard_command(tracking, output_path)}, then open", *links])
+
+
+def dashboard_command(tracking: Tracking, output_path: Path) -> str:
+    """What to type to see what is recorded on this machine or in a database."""
     # The Makefile serves the clone's own outputs/ only.
     if tracking.uri is None and output_path == PROJECT_ROOT / "outputs" and (PROJECT_ROOT / "Makefile").is_file():
-        command = "make dashboard"
-    return "\n".join([f"Compare in the dashboard: {command}, then open", *links])
+        return "make dashboard"
+    return to_type("pipeline.dashboard", tracking__uri=tracking.uri, output_dir=output_path)

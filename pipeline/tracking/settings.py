@@ -6,13 +6,15 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pipeline.common.errors import require
 from pipeline.common.settings import Settings
 
 DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
 """Those that MLflow can keep a store in, as its addresses begin."""
+SECRETS = {"user", "username", "password", "passwd", "pwd", "odbc_connect"}
+"""What a database's address may hold after its `?`, and must not."""
 STORE_FILE = "mlflow.db"
 """Of a local store, in `output_dir`."""
 DASHBOARD_PORT = 5000
@@ -42,7 +44,7 @@ class Tracking(Settings):
         except ValueError as error:
             raise self.error("uri", f"is not an address: {error}", example="http://127.0.0.1:5000") from error
         require(
-            address.username is None and address.password is None,
+            address.username is None and address.password is None and SECRETS.isdisjoint(parse_qs(address.query)),
             "tracking.uri",
             f"{address.scheme}://***@{address.hostname}",
             "must not hold a user or a password, which would be printed and logged",

@@ -7,19 +7,23 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from pipeline.common.errors import UserError, first_line
 from pipeline.common.files import atomic_write
 from pipeline.tracking.settings import DASHBOARD_PORT, STORE_FILE, Tracking
 
 log = logging.getLogger("pipeline")
+
+DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""Packages of modules that SQLAlchemy imports for a database, where they have other names or need more."""
 
 
 def store_uri(tracking: Tracking, output_path: Path) -> str:
@@ -46,7 +50,8 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
         UserError: The server does not answer, or the store cannot be created or read.
         ConfigError: The directory's name cannot be that of a local store's.
     """
-    tracking.require_place(output_path)
+    if tracking.uri is None:
+        tracking.require_place(output_path)
     if not create:
         tracking.require_results(output_path)
     # A dead server would block the first call for minutes. Three tries of ten seconds tell as well.
@@ -67,7 +72,7 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
             _create_local_store(output_path)
         mlflow.set_tracking_uri(uri)
         if tracking.is_database:
-            _create_tables(output_path)
+            _create_tables(uri, output_path)
         mlflow.MlflowClient().search_experiments(max_results=1)
     except Exception as error:  # What is behind an address raises almost anything.
         if "out-of-date database schema" in str(error) or "Can't locate revision" in str(error):
@@ -82,8 +87,8 @@ def open_store(tracking: Tracking, output_path: Path, create: bool = True) -> No
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user and a password that it knows."
             ) from error
         remedy = "Start the server"
-        if isinstance(error, ModuleNotFoundError):
-            remedy = f"Install it, for example with pip install {error.name}"
+        if isinstance(error, ImportError):
+            remedy = f"Install it, for example with pip install {DRIVERS.get(error.name or '', error.name)}"
         raise UserError(
             f"tracking.uri={uri}: the MLflow store does not answer: {first_line(error)}. {remedy}, "
             "or use tracking=local with an output_dir that can be written to."
@@ -124,12 +129,23 @@ def _create_local_store(output_path: Path) -> None:
             mlflow.MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
 
 
-def _create_tables(output_path: Path) -> None:
+def _create_tables(uri: str, output_path: Path) -> None:
     """Has MLflow create the tables that a database lacks; of several processes at once, all but one would fail."""
+    from sqlalchemy import create_engine  # MLflow is about to load it.
+
+    with closing(create_engine(uri).connect()):
+        pass  # What cannot be reached, MLflow would try for a hundred seconds.
     output_path.mkdir(parents=True, exist_ok=True)
-    # Another machine has no such lock; what fails for another reason, fails once more and is told then.
-    with FileLock(output_path / f"{STORE_FILE}.lock"), suppress(Exception):
-        mlflow.MlflowClient().search_experiments(max_results=1)
+    with FileLock(output_path / f"{STORE_FILE}.lock"):
+        path = Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith("sqlite:///") and path.stat().st_size > 0:
+            _keep_older(path)
+        try:
+            mlflow.MlflowClient().search_experiments(max_results=1)
+        except Exception as error:  # Of SQLAlchemy, or of the driver.
+            # By another machine, which has no such lock.
+            if re.search("already exists|duplicate", str(error), re.IGNORECASE) is None:
+                raise
 
 
 def _keep_older(store: Path) -> None:
@@ -153,11 +169,26 @@ def _artifacts(output_path: Path, experiment: str) -> Path:
 
 
 def experiment_for(name: str, tracking: Tracking, output_path: Path) -> str:
-    """The id of the experiment of that name, where runs are recorded first."""
+    """The id of the experiment of that name, where runs are recorded first.
+
+    Raises:
+        UserError: The experiment was deleted, or is one of a database whose files are in another `output_dir`.
+    """
     # A database has no place for files, for which MLflow would take the working directory.
     is_ours = tracking.recorded.uri is None or tracking.is_database
-    artifacts = _artifacts(output_path, name).as_uri() if is_ours else None
-    return experiment_id(mlflow.MlflowClient(), name, artifacts)
+    artifacts = _artifacts(output_path, name) if is_ours else None
+    client = mlflow.MlflowClient()
+    found = experiment_id(client, name, artifacts.as_uri() if artifacts else None)
+    if artifacts and tracking.is_database:
+        # What keeps processes from one another are locks in `output_dir`, too.
+        location = client.get_experiment(found).artifact_location
+        if Path(local_file_uri_to_path(location or "")).resolve() != artifacts.resolve():
+            raise UserError(
+                f"output_dir={output_path}: the experiment {name} in tracking.uri={tracking.uri} keeps its files in "
+                f"{location}, which is not in this output_dir. Use the output_dir that it is in, or another experiment "
+                "with tracking.experiment=NAME."
+            )
+    return found
 
 
 def experiment_id(client: MlflowClient, name: str, artifact_location: str | None = None) -> str:

@@ -604,7 +604,8 @@ def test_a_store_that_cannot_be_used_is_named_and_left_alone(
 
 
 @pytest.mark.slow
-def test_a_store_with_the_tables_of_mlflow_3_0_is_brought_up_to_date(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_named", [False, True], ids=["local", "a database"])
+def test_a_store_with_the_tables_of_mlflow_3_0_is_brought_up_to_date(is_named: bool, tmp_path: Path) -> None:
     """As MLflow does by itself where tables are missing. They are made by MLflow's own migrations up to then."""
     uri = f"sqlite:///{tmp_path / STORE_FILE}"
     engine = create_sqlalchemy_engine(uri)
@@ -620,7 +621,7 @@ def test_a_store_with_the_tables_of_mlflow_3_0_is_brought_up_to_date(tmp_path: P
     with closing(sqlite3.connect(tmp_path / STORE_FILE)) as store:
         before = list(store.iterdump())
     for _ in range(2):  # Kept once, and as it was the first time.
-        open_store(Tracking(), tmp_path)
+        open_store(Tracking(uri=uri if is_named else None), tmp_path)
         assert experiment_for("old", Tracking(), tmp_path) == "7"
         with closing(sqlite3.connect(tmp_path / f"{STORE_FILE}.before-mlflow-{mlflow.__version__}")) as kept:
             assert list(kept.iterdump()) == before

@@ -94,6 +94,11 @@ def test_the_files_of_runs_in_a_named_database_are_in_output_dir(tmp_path: Path)
     open_store(named, outputs)
     experiment = MlflowClient().get_experiment(experiment_for("digits", named, outputs))
     assert experiment.artifact_location == (outputs / "artifacts" / "digits").as_uri()
+    (tmp_path / "same").symlink_to(outputs)
+    assert experiment_for("digits", named, tmp_path / "same") == experiment.experiment_id
+    # Its files would come here, and its locks not be seen from there.
+    with pytest.raises(UserError, match=f"output_dir={tmp_path / 'other'}: .* keeps its files in {outputs.as_uri()}"):
+        experiment_for("digits", named, tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -109,9 +114,28 @@ def test_a_database_is_told_by_its_address(uri: str | None, is_database: bool) -
     assert set(DATABASES) == set(DATABASE_ENGINES)
 
 
-def test_a_driver_that_is_not_installed_is_named_with_how_to_install_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No module named 'pymssql'. Install it, for example with pip install pymssql"):
-        open_store(Tracking(uri="mssql+pymssql://host/mlflow"), tmp_path)
+@pytest.mark.parametrize(
+    ("scheme", "module", "package"),
+    [
+        ("mssql+pymssql", "pymssql", "pymssql"),
+        ("postgresql+psycopg", "psycopg", "'psycopg\\[binary\\]'"),
+        ("mysql", "MySQLdb", "mysqlclient"),
+    ],
+)
+def test_a_driver_that_is_not_installed_is_named_with_how_to_install_it(
+    scheme: str, module: str, package: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=f"No module named '{module}'. Install it, for example with pip install {package}, "
+    ):
+        open_store(Tracking(uri=f"{scheme}://host/mlflow"), tmp_path)
+
+
+def test_a_database_that_cannot_be_reached_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow would try again and again, for a hundred seconds."""
+    monkeypatch.setattr("mlflow.MlflowClient", None)
+    with pytest.raises(UserError, match=r"the MLflow store does not answer: .*unable to open database file"):
+        open_store(Tracking(uri=f"sqlite:///{tmp_path / 'nowhere' / 'mlflow.db'}"), tmp_path)
 
 
 @pytest.mark.long
