@@ -143,7 +143,9 @@ def test_the_time_of_a_comparison_is_measured(tmp_path: Path) -> None:
 def test_what_a_store_of_many_runs_costs_is_measured(tmp_path: Path) -> None:
     """Three of seed 0, three of seed 1, and three that are repeated."""
     printed = _output(tmp_path, "many_runs.py", "--runs", "9", "--images", "500")
-    assert re.match(r"9 runs: the store takes \d+ MB, a report of all \d\.\d MB\ncomparing all: [\d.]+ s", printed)
+    assert re.match(
+        r"9 runs: the store takes \d+ MB, their report \d\.\d MB\ncomparing the 6 of one study: [\d.]+ s", printed
+    )
 
 
 @pytest.mark.slow

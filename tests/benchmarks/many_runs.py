@@ -50,9 +50,6 @@ def repeat(output_path: Path, runs: int, images: int | None) -> int:
             for table in OF_A_RUN
         }
         rows = {at: [dict(row) for row in found.fetchall()] for at, found in rows_of.items()}
-        if images is not None:
-            for run in templates:
-                _other_answers(_artifacts(run), images, draw)
         (count,) = store.execute("SELECT count(*) FROM params WHERE key = 'seed'").fetchone()
         while count < runs:
             template = templates[count % len(templates)]
@@ -60,7 +57,7 @@ def repeat(output_path: Path, runs: int, images: int | None) -> int:
             recorded = _artifacts(template)
             copy = recorded.parents[1] / run_id / "artifacts"
             shutil.copytree(recorded, copy, copy_function=os.link)
-            _other_answers(copy, images, draw)
+            _other_answers(recorded, copy, images, draw)
             _insert(store, "runs", {**template, "run_uuid": run_id, "artifact_uri": copy.as_uri()})
             for table in OF_A_RUN:
                 for row in rows[table, template["run_uuid"]]:
@@ -71,6 +68,8 @@ def repeat(output_path: Path, runs: int, images: int | None) -> int:
                         changed["value"] = f"{row['value']}{seed}"
                     _insert(store, table, changed)
             count += 1
+        for run in templates if images is not None else []:  # At last: the copies are drawn from what was recorded.
+            _other_answers(_artifacts(run), _artifacts(run), images, draw)
     return count
 
 
@@ -83,10 +82,10 @@ def _insert(store: sqlite3.Connection, table: str, row: dict[str, object]) -> No
     store.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(row.values()))
 
 
-def _other_answers(artifacts: Path, images: int | None, draw: np.random.Generator) -> None:
-    """One answer in thirty becomes another one; which images are drawn is the same in all runs."""
+def _other_answers(recorded: Path, artifacts: Path, images: int | None, draw: np.random.Generator) -> None:
+    """One answer in thirty becomes another one; which images are drawn is the same in all runs of the study."""
     for name in ("predictions.parquet", "size_predictions.parquet"):
-        table = pd.read_parquet(artifacts / name)
+        table = pd.read_parquet(recorded / name)
         if images is not None:
             table = table.iloc[np.random.default_rng(1).integers(len(table), size=images)].reset_index(drop=True)
         others = draw.random(len(table)) < 1 / 30
@@ -156,23 +155,23 @@ def main() -> None:
         count = repeat(cwd / "outputs", arguments.runs, arguments.images)
         store = (cwd / "outputs" / "mlflow.db").stat().st_size / 1e6
         many, _ = measured(*STUDY, "seed=2", cwd=cwd)
-        sweep = _sweep_of_all(cwd / "outputs")
+        sweep, of_sweep = _largest_sweep(cwd / "outputs")
         compared, peak = measured("pipeline.compare", "study=heads", f"sweep={sweep}", cwd=cwd)
         report = (cwd / "outputs" / "studies" / sweep / "report.html").stat().st_size / 1e6
         up, page = first_answers(cwd)
-    print(f"{count} runs: the store takes {store:.0f} MB, a report of all {report:.1f} MB")
-    print(f"comparing all: {compared:.1f} s, at most {peak:.2f} GiB resident")
+    print(f"{count} runs: the store takes {store:.0f} MB, their report {report:.1f} MB")
+    print(f"comparing the {of_sweep} of one study: {compared:.1f} s, at most {peak:.2f} GiB resident")
     print(f"a new study of three runs: {many:.1f} s, {many / few:.2f} of the {few:.1f} s beside six")
     print(f"the dashboard: up after {up:.1f} s, the page of the studies {page:.2f} s")
 
 
-def _sweep_of_all(output_path: Path) -> str:
-    """The name of the call that the repeated runs belong to: of those recorded, the one with the most runs."""
+def _largest_sweep(output_path: Path) -> tuple[str, int]:
+    """The name of the call that the repeated runs belong to, and how many do."""
     with closing(sqlite3.connect(output_path / "mlflow.db")) as store:
-        (key, _) = store.execute(
+        (key, count) = store.execute(
             "SELECT key, count(*) FROM tags WHERE key LIKE 'sweep.%' GROUP BY key ORDER BY 2 DESC, 1 LIMIT 1"
         ).fetchone()
-    return str(key).removeprefix("sweep.")
+    return str(key).removeprefix("sweep."), count
 
 
 if __name__ == "__main__":

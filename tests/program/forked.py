@@ -169,7 +169,11 @@ class Forked:
         """Waits for its end; returns what it has printed on both channels since it was last read."""
         with ThreadPoolExecutor() as readers:
             read = [readers.submit(channel.read) if channel else None for channel in (self.stdout, self.stderr)]
-            self.wait(timeout)
+            try:
+                self.wait(timeout)
+            except AssertionError:
+                self.kill()  # The readers wait for it.
+                raise
         stdout, stderr = (future.result() if future else "" for future in read)
         return stdout, stderr
 
