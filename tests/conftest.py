@@ -78,6 +78,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("program")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.getoption("loadgroup", default=False):
+        grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+        assert all("@" in item.nodeid for item in grouped), "this pytest-xdist does not group tests with this pytest"
+
+
 def program_environment() -> dict[str, str]:
     """Environment of the program as a user runs it, from any directory."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "140"}
