@@ -6,8 +6,8 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import mlflow
@@ -125,8 +125,25 @@ def _create_local_store(output_path: Path) -> None:
         if store.exists() and store.stat().st_size > 0:
             _keep_older(store)
             return
-        with atomic_write(store) as beside:
+        # MLflow makes the tables in a hundred steps, each of which SQLite would bring to the disk, for seconds.
+        with atomic_write(store) as beside, _not_to_disk():
             mlflow.MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments(max_results=1)
+
+
+@contextmanager
+def _not_to_disk() -> Iterator[None]:
+    """Has SQLite leave it to the system, within the block, when what it writes comes to the disk."""
+    from sqlalchemy import event  # MLflow is about to load it.
+    from sqlalchemy.engine import Engine
+
+    def connected(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", connected)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", connected)
 
 
 def _create_tables(uri: str, output_path: Path) -> None:

@@ -81,6 +81,8 @@ def run_forked(
 ) -> Ended:
     """Runs `python -m ARGUMENTS` in a directory, in a process that has the program's imports already.
 
+    Not for launch=parallel: its workers stay for five minutes, as multiprocessing leaves out what ends them.
+
     Args:
         arguments: A module and its arguments.
         cwd: Working directory; its folder for temporary files is a new one, which is gone afterwards.

@@ -23,10 +23,9 @@ from pipeline.cli.terminal import import_tensorflow
 from pipeline.config.launch import Launch, cores
 from pipeline.tracking.queries import sweeps
 from tests.conftest import HANG_SECONDS, run_program, start_program, typed
-from tests.program.forked import run_forked
 
 STUDY = ["--multirun", "study=heads", "training.deterministic=true", "size_probe.ways=[]", "size_probe.sizes=[8,12]"]
-EPOCHS = 100
+EPOCHS = 60
 """So many that no worker has come to the end when the other one has begun."""
 MEASURED = ("train/images_per_second", "cost/ms_per_image")
 
@@ -139,7 +138,7 @@ def test_parallel_runs_are_those_of_the_local_study(tmp_path: Path) -> None:
         ("parallel", ["launch=parallel", "launch.workers=2", "launch.threads=1"]),
     ):
         (tmp_path / name).mkdir()
-        result = run_forked("pipeline.train", *arguments, *launch, cwd=tmp_path / name)
+        result = run_program("pipeline.train", *arguments, *launch, cwd=tmp_path / name)
         assert result.returncode == 0, result.stderr
         outputs[name] = result.stdout
     local, parallel = ({name: _points(run) for name, run in _runs(tmp_path / name).items()} for name in outputs)
@@ -228,7 +227,7 @@ def test_a_parallel_study_stops_as_a_whole_and_goes_on(
 
     if not goes_on:  # One of them is enough: they leave the same behind.
         return
-    result = run_forked("pipeline.train", *arguments, cwd=tmp_path)
+    result = run_program("pipeline.train", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len(re.findall(rf"going on after epoch \d+/{EPOCHS} of an interrupted run", result.stdout)) == 2
     finished = _runs(tmp_path)

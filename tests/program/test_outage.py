@@ -299,10 +299,10 @@ def _run_on(uri: str, epochs: int) -> list[str]:
 
 def test_two_machines_with_one_server_train_a_run_once(tmp_path: Path) -> None:
     """Each has an output_dir of its own; what they share is the server."""
-    with _first_machine_at_work(tmp_path, epochs=100) as (uri, first):
+    with _first_machine_at_work(tmp_path, epochs=60) as (uri, first):
         with standing_still(first, tmp_path / "first" / "outputs" / "mlflow.db"):
             second = Forked(
-                *(*PATIENT, f"{SILENT_SECONDS}={HANG_SECONDS}", *_run_on(uri, epochs=100)),
+                *(*PATIENT, f"{SILENT_SECONDS}={HANG_SECONDS}", *_run_on(uri, epochs=60)),
                 cwd=tmp_path / "second",
                 stderr=subprocess.STDOUT,
                 environment=PATIENCE,
@@ -318,11 +318,11 @@ def test_two_machines_with_one_server_train_a_run_once(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_machine_fell_silent_is_taken_over(tmp_path: Path) -> None:
-    with _first_machine_at_work(tmp_path, epochs=100) as (uri, first):
+    with _first_machine_at_work(tmp_path, epochs=60) as (uri, first):
         first.kill()
         first.wait()
         patient = (*PATIENT, f"{SILENT_SECONDS}=20")
-        second = run_forked(*patient, *_run_on(uri, epochs=100), cwd=tmp_path / "second", environment=PATIENCE)
+        second = run_forked(*patient, *_run_on(uri, epochs=60), cwd=tmp_path / "second", environment=PATIENCE)
         assert second.returncode == 0, second.stderr
         runs = _runs(uri)
         assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]

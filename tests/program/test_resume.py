@@ -19,7 +19,7 @@ from tests.program.forked import Forked, run_forked
 
 HEADS = ("flatten_dense", "average_pool", "global_average_pool")
 
-EPOCHS = 30
+EPOCHS = 16
 """So many that a training is not over before it is interrupted."""
 OF_TWO_SIZES = ("size_probe.ways=[]", "size_probe.sizes=[8,12]")
 EXACT = ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "test/accuracy", "test/loss", "train/kept_epoch")
