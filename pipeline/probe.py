@@ -16,7 +16,6 @@ from pipeline.common.names import Param
 from pipeline.common.size import Size, TrainedSize, size_text
 from pipeline.common.table import Table, for_terminal
 from pipeline.config import ProbeConfig, to_typed
-from pipeline.study.links import dashboard_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +37,7 @@ def probe(config: ProbeConfig) -> Path:
     from pipeline.other_sizes.convert import Conversion, fixed_size
     from pipeline.other_sizes.probe import Pixels, Probe, outputs_of
     from pipeline.other_sizes.probe_best import best_ways
+    from pipeline.study.links import dashboard_command
     from pipeline.tracking.models import load_source
     from pipeline.tracking.probe_figure import probe_figure
     from pipeline.tracking.probe_record import probe_table, record_probe, write_probe

@@ -97,9 +97,10 @@ def test_no_modules_import_each_other_in_a_circle(kind: str) -> None:
     graphlib.TopologicalSorter(graph).prepare()
 
 
-def test_settings_load_no_library_that_works() -> None:
+def test_settings_and_commands_load_no_library_that_works() -> None:
     """So a mistake is told in half a second, and --help answers."""
-    code = "import sys, pipeline.config; print(*(name for name in sys.argv[1:] if name in sys.modules))"
+    modules = ", ".join(f"pipeline.{name}" for name in ("config", *sorted(COMMANDS)))
+    code = f"import sys, {modules}; print(*(name for name in sys.argv[1:] if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code, *HEAVY], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
