@@ -100,8 +100,8 @@ def _check_database(uri: str) -> None:
 
     MLflow would try to open it ten times in two minutes, or notice the damage in the middle of a run.
     """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or not path.exists():
+    path = _sqlite_file(uri)
+    if path is None:
         return
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=60)) as database:
@@ -115,6 +115,12 @@ def _check_database(uri: str) -> None:
             f"tracking.uri={uri}: this is not a healthy SQLite database that can be written to: {problem}. It was left "
             "as it is. Bring back a copy of it, move it away to begin a new one, or use another output_dir."
         )
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store; None for another store, and for one that is not there."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    return path if uri.startswith("sqlite:///") and path.exists() else None
 
 
 def _create_local_store(output_path: Path) -> None:
@@ -148,14 +154,14 @@ def _not_to_disk() -> Iterator[None]:
 
 def _create_tables(uri: str, output_path: Path) -> None:
     """Has MLflow create the tables that a database lacks; of several processes at once, all but one would fail."""
-    from sqlalchemy import create_engine  # MLflow is about to load it.
+    from sqlalchemy import NullPool, create_engine  # MLflow is about to load it.
 
-    with closing(create_engine(uri).connect()):
-        pass  # What cannot be reached, MLflow would try for a hundred seconds.
+    # What cannot be reached, MLflow would try for a hundred seconds.
+    create_engine(uri, poolclass=NullPool).connect().close()
     output_path.mkdir(parents=True, exist_ok=True)
     with FileLock(output_path / f"{STORE_FILE}.lock"):
-        path = Path(uri.removeprefix("sqlite:///"))
-        if uri.startswith("sqlite:///") and path.stat().st_size > 0:
+        path = _sqlite_file(uri)
+        if path is not None and path.stat().st_size > 0:
             _keep_older(path)
         try:
             mlflow.MlflowClient().search_experiments(max_results=1)

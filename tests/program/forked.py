@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -92,12 +93,8 @@ def run_forked(
     """
     with tempfile.TemporaryDirectory() as kept:
         about, *channels = (Path(kept) / name for name in ("about.json", "stdout.txt", "stderr.txt"))
-        (Path(kept) / "tmp").mkdir()
-        variables = {"TMPDIR": f"{kept}/tmp", "COLUMNS": "140", **(environment or {})}
         began = time.monotonic()
-        told = (arguments, str(cwd), variables, kill_at, str(about), *map(str, channels))
-        process = FORKED.Process(target=_command, args=told)
-        process.start()
+        process = _started(arguments, cwd, environment, kill_at, about, channels)
         process.join(HANG_SECONDS if kill_after is None else kill_after)
         if process.is_alive():
             process.kill()
@@ -118,6 +115,24 @@ def run_forked(
     )
 
 
+def _started(
+    arguments: tuple[str, ...],
+    cwd: Path,
+    environment: Mapping[str, str] | None,
+    kill_at: int | None,
+    about: Path,
+    channels: list[Path],
+) -> BaseProcess:
+    """Starts a command whose folder for temporary files lies beside `about`, which tells of it at its end."""
+    temporary = about.with_name("tmp")
+    temporary.mkdir()
+    variables = {"TMPDIR": str(temporary), "COLUMNS": "140", **(environment or {})}
+    told = (arguments, str(cwd), variables, kill_at, str(about), *map(str, channels))
+    process = FORKED.Process(target=_command, args=told)
+    process.start()
+    return process
+
+
 class Forked:
     """A command that goes on beside the test, as `subprocess.Popen` gives one: what of it the tests use.
 
@@ -136,14 +151,10 @@ class Forked:
         self.returncode: int | None = None
         self._kept = tempfile.TemporaryDirectory()
         kept = Path(self._kept.name)
-        (kept / "tmp").mkdir()
         channels = [kept / "stdout", kept / ("stdout" if stderr == subprocess.STDOUT else "stderr")]
         for channel in dict.fromkeys(channels):
             os.mkfifo(channel)
-        variables = {"TMPDIR": f"{kept}/tmp", "COLUMNS": "140", **(environment or {})}
-        told = (arguments, str(cwd), variables, None, str(kept / "about.json"), *map(str, channels))
-        self._process = FORKED.Process(target=_command, args=told)
-        self._process.start()
+        self._process = _started(arguments, cwd, environment, None, kept / "about.json", channels)
         # In the order in which the command opens them: each waits for the other.
         self.stdout: TextIO = channels[0].open(errors="replace")
         self.stderr = None if stderr == subprocess.STDOUT else channels[1].open(errors="replace")
