@@ -64,7 +64,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         with _locked(path.parent, wait=True):  # Else somebody takes what is just begun for left behind.
-            remove_leftovers(path)
+            _remove_leftovers(path.parent, glob.escape(path.name))
             begun = tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{INCOMPLETE}{path.name}-")
             directory = Path(stack.enter_context(begun))
             stack.enter_context(_locked(directory, wait=True))
@@ -77,13 +77,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
         _to_disk(path.parent)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Removes what processes that were killed left of `atomic_write(path)`, and nothing of those that are at it.
+def remove_leftovers(directory: Path) -> None:
+    """Removes what killed processes left in a directory by `atomic_write`, and nothing of those that are at it.
 
-    On file systems without the kernel's locks, such as some on other machines, it stays.
+    What cannot be removed stays; and so does all on file systems without the kernel's locks, such as some on other
+    machines.
     """
-    for leftover in path.parent.glob(f"{INCOMPLETE}{glob.escape(path.name)}-*"):
-        with suppress(FileNotFoundError), _locked(leftover, wait=False) as is_left:
+    with suppress(OSError), _locked(directory, wait=True):
+        _remove_leftovers(directory, "*")
+
+
+def _remove_leftovers(directory: Path, pattern: str) -> None:
+    for leftover in directory.glob(f"{INCOMPLETE}{pattern}-*"):
+        with suppress(OSError), _locked(leftover, wait=False) as is_left:  # Such as: another one removes it.
             if is_left:
                 shutil.rmtree(leftover)
 

@@ -56,7 +56,7 @@ def made_once(
                     shutil.rmtree(directory, ignore_errors=True)  # Or removed meanwhile, to make room.
                 else:
                     directory.unlink(missing_ok=True)
-        remove_leftovers(directory)
+        remove_leftovers(directory.parent)
         if size > shutil.disk_usage(directory.parent).free:  # Not after writing for an hour.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
         with atomic_write(directory) as beside:

@@ -73,8 +73,7 @@ def exclusive(output_path: Path, key: str) -> Iterator[Path]:
             f"output_dir={output_path}: {lock_file} cannot be locked: {error}. Use a directory that can be written to."
         ) from error
     with lock:
-        for file in state_files(state):
-            remove_leftovers(file)
+        remove_leftovers(state.parent)
         yield state
         for file in state_files(state):
             file.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.common.errors import ConfigError
+from pipeline.common.files import INCOMPLETE
 from pipeline.comparison.settings import Asks, Statistics
 from pipeline.study.conclude import conclude
 from pipeline.tracking.settings import Tracking
@@ -54,7 +55,10 @@ def test_what_cannot_be_compared_is_named(study: Path, arguments: list[str], mes
 
 
 def test_the_report_is_written_and_recorded_once(study: Path) -> None:
+    of_a_killed_one = study / "outputs" / "studies" / "of_a_killed_one"
+    (of_a_killed_one / f"{INCOMPLETE}runs.parquet-x").mkdir(parents=True)
     assert run_forked("pipeline.compare", "study=heads", cwd=study).returncode == 0
+    of_a_killed_one.rmdir()  # It is empty.
     (directory,) = (study / "outputs" / "studies").iterdir()
     page, text = (directory / "report.html").read_text(), (directory / "report.md").read_text()
     # One seed says nothing about others.

@@ -156,8 +156,14 @@ def test_a_killed_process_leaves_the_old_file_and_what_the_next_one_removes(tmp_
     assert len(list(tmp_path.iterdir())) == 2
     other = tmp_path / "incomplete-other-state.npz-x"  # Of somebody else's file.
     other.mkdir()
-    remove_leftovers(path)
+    with atomic_write(path) as beside:
+        beside.write_text("new")
     assert sorted(tmp_path.iterdir()) == [other, path]
+    with atomic_write(path) as beside:
+        beside.write_text("newer")
+        remove_leftovers(tmp_path)  # Not of who is at it.
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "newer"
 
 
 def test_a_full_disk_is_known_however_a_library_says_it() -> None:

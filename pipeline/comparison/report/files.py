@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.common.files import atomic_write
+from pipeline.common.files import atomic_write, remove_leftovers
 from pipeline.common.names import File
 from pipeline.comparison.report.figures import figures
 from pipeline.comparison.report.markdown import markdown_page
@@ -22,12 +22,14 @@ def write_report(report: Report, runs: pd.DataFrame, directory: Path, link: Call
     Args:
         report: What it says.
         runs: What it is made of; from what is written of them, it can be made again.
-        directory: Of its own.
+        directory: Of its own, beside those of other reports.
         link: Address of a run's page, given its id; None where there is none.
 
     Raises:
         OSError: It cannot be written.
     """
+    for of_a_report in directory.parent.glob("*/"):  # A command given again writes into another one.
+        remove_leftovers(of_a_report)
     drawn = [figures(section.group, report.statistics, report.ways) for section in report.sections]
     pages = {File.REPORT_PAGE: web_page(report, drawn, link), File.REPORT_TEXT: markdown_page(report)}
     for file, page in pages.items():
