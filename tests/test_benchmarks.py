@@ -142,7 +142,8 @@ def test_the_time_of_a_comparison_is_measured(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_a_store_of_many_runs_costs_is_measured(tmp_path: Path) -> None:
     """Three of seed 0, three of seed 1, and three that are repeated."""
-    printed = _output(tmp_path, "many_runs.py", "--runs", "9", "--images", "500")
+    short = ("training.epochs=1", "size_probe.ways=[]", "size_probe.sizes=[8]")
+    printed = _output(tmp_path, "many_runs.py", "--runs", "9", "--images", "500", *short)
     assert re.match(
         r"9 runs: the store takes \d+ MB, their report \d\.\d MB\ncomparing the 6 of one study: [\d.]+ s", printed
     )

@@ -147,14 +147,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1000, help="in the store (default: %(default)s)")
     parser.add_argument("--images", type=int, help="test images of each (default: the 360 of digits)")
+    parser.add_argument("overrides", nargs="*", help="of the studies, such as size_probe.ways=[]")
     arguments = parser.parse_args()
+    study = (*STUDY, *arguments.overrides)
     with tempfile.TemporaryDirectory() as directory:
         cwd = Path(directory)
-        measured(*STUDY, "seed=0", cwd=cwd)
-        few, _ = measured(*STUDY, "seed=1", cwd=cwd)
+        measured(*study, "seed=0", cwd=cwd)
+        few, _ = measured(*study, "seed=1", cwd=cwd)
         count = repeat(cwd / "outputs", arguments.runs, arguments.images)
         store = (cwd / "outputs" / "mlflow.db").stat().st_size / 1e6
-        many, _ = measured(*STUDY, "seed=2", cwd=cwd)
+        many, _ = measured(*study, "seed=2", cwd=cwd)
         sweep, of_sweep = _largest_sweep(cwd / "outputs")
         compared, peak = measured("pipeline.compare", "study=heads", f"sweep={sweep}", cwd=cwd)
         report = (cwd / "outputs" / "studies" / sweep / "report.html").stat().st_size / 1e6
