@@ -177,7 +177,7 @@ def test_the_profile_knows_every_part_and_they_are_the_whole(tmp_path: Path) -> 
     ],
 )
 def test_the_probe_is_measured_beside_predict(dataset: str, sizes: str, tmp_path: Path) -> None:
-    (row,) = _rows(tmp_path, "probe_speed.py", "--pairs", "1", "--images", "100", "--dataset", dataset)[2:]
+    (row,) = _rows(tmp_path, "probe_speed.py", "--ways", "--pairs", "1", "--images", "100", "--dataset", dataset)[2:]
     assert row[:2] == [sizes, "2 × 100"]
     assert all(float(cell.split()[0]) >= 0 for cell in row[2:])  # A fast machine takes 0.0 s.
     assert not list(tmp_path.iterdir())

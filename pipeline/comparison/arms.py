@@ -84,8 +84,12 @@ class Arm:
         return means, errors
 
     def mean(self, column: str) -> float:
-        """Mean of a column of `runs` over the seeds."""
-        return float(self.runs[column].mean())
+        """Mean of a column of `runs` over the seeds.
+
+        To twelve decimals, so that a mean of accuracies is the share of right answers, which other tables show: of
+        .8974 and .9369 the mean is .9171499999999999, the share .91715, and with four decimals they would differ.
+        """
+        return round(float(self.runs[column].mean()), 12)
 
 
 def split_into_arms(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -3,7 +3,9 @@
 GAP on small_fcn, untrained, Fashion-MNIST's 10,000 test images at eight sizes, resized and laid on a canvas. The probe
 makes these images, rebuilds the head at each size, looks at its gradient, predicts and compares to the labels.
 `predict` gets arrays of them that are there already, at the seven sizes for which the probe does not know the answers
-from the test. Both run in this process, in turn. Prints a Markdown table.
+from the test. Both run in this process, in turn. With `--ways` the probe also runs the model in every way that its head
+allows and that fits no weights again, and `predict` counts once for each of them and once for the model as it is.
+Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="runs of each side (default: %(default)s)")
     parser.add_argument("--images", type=int, help="test images at each size (default: all)")
     parser.add_argument("--dataset", choices=WORK, default="fashion_mnist", help="default: %(default)s")
+    parser.add_argument("--ways", action="store_true", help="also in every way to other sizes")
     arguments = parser.parse_args()
     import_tensorflow()
     from pipeline.data import source
@@ -44,7 +47,7 @@ def main() -> None:
     from pipeline.other_sizes.measure import measure_sizes
     from pipeline.other_sizes.plan import SizePlan
 
-    probe = SizeProbe(ways=[], max_images=arguments.images)
+    probe = SizeProbe(ways=None if arguments.ways else [], max_images=arguments.images)
     with tempfile.TemporaryDirectory() as directory:
         data = source.load(Dataset(name=arguments.dataset, cache=Cache.memory), 0, Path(directory))
     backbone, head = SmallFcn(), GlobalAveragePool()
@@ -53,9 +56,12 @@ def main() -> None:
     logits, labels = predict(model, data.test(probe.batch_size))
     sizes = [size for size in probe.image_sizes(data.facts.image_size) if size != data.facts.image_size]
 
+    ways: set[str] = set()
+
     def program() -> float:
         began = time.perf_counter()
-        measure_sizes(model, plan, probe, data, logits, labels)
+        for measured in measure_sizes(model, plan, probe, data, logits, labels):
+            ways.update(measured.ways)
         return time.perf_counter() - began
 
     def script() -> float:
@@ -73,6 +79,7 @@ def main() -> None:
         for name in sides if pair % 2 == 0 else reversed(sides):
             seconds[name].append(sides[name]())
             log(f"{pair + 1}/{arguments.pairs} {name}: {seconds[name][-1]:.1f} s")
+    seconds["predict"] = [spent * (1 + len(ways)) for spent in seconds["predict"]]
     ratios = [one / other for one, other in zip(seconds["probe"], seconds["predict"], strict=True)]
     print(row(["sizes in px", "images at each", "probe s", "predict s", "probe / predict"]))
     print(row(["---"] + ["---:"] * 4))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.common.condition import Condition, Mode
+from pipeline.common.condition import TEST, Condition, Mode
 from pipeline.common.errors import ConfigError
 from pipeline.comparison.analysis import Group, analyse
 from pipeline.comparison.answers import pack, unpack
@@ -32,6 +32,14 @@ def test_answers_survive_packing() -> None:
         right = np.random.default_rng(count).random(count) < 0.5
         assert unpack(pack(right)).tolist() == right.tolist()
     assert len(pack(np.ones(10_000, bool))) == 4 + 1250
+
+
+def test_the_mean_of_accuracies_is_the_share_of_right_answers_also_where_it_is_rounded() -> None:
+    right = [np.arange(10_000) < count for count in (8974, 9369)]
+    runs = pd.DataFrame([run_row("flatten_dense", seed, {"test": answers}) for seed, answers in enumerate(right)])
+    assert runs["metrics.test/accuracy"].mean() == 0.9171499999999999
+    (arm,) = _only(analyse(runs, STATISTICS, ASKS)).arms
+    assert arm.mean("metrics.test/accuracy") == arm.share_right(TEST) == (8974 + 9369) / 20_000 == 0.91715
 
 
 def test_verdicts_follow_the_answers() -> None:

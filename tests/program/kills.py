@@ -92,7 +92,7 @@ def recorded(client: MlflowClient, run: Run, but: tuple[str, ...] = OF_A_STORE +
             name: text.replace(run.info.run_id, "") for name, text in run.data.tags.items() if not name.startswith(but)
         },
         "files": sorted(file.path for file in client.list_artifacts(run.info.run_id)),
-        "datasets": [used.dataset.digest for used in run.inputs.dataset_inputs],
+        "datasets": sorted(used.dataset.digest for used in run.inputs.dataset_inputs),  # In no order.
         "models": [
             sorted(file.path for file in client.list_logged_model_artifacts(model.model_id))
             for model in models

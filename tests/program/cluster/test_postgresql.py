@@ -82,5 +82,5 @@ def test_eight_writers_record_in_postgresql_what_they_record_in_sqlite(
         address = "postgresql:///mlflow"
         _all_write_at_once(tmp_path / "postgresql", f"tracking.uri={address}")
         found = differences(expected, runs_recorded(MlflowClient(address))).splitlines()
-        assert {line.partition("/params/")[2] for line in found} == {f"tracking.uri: 'None' became '{address}'"}
+        assert [line for line in found if not line.endswith(f"/params/tracking.uri: 'None' became '{address}'")] == []
     assert not (tmp_path / "postgresql" / "outputs" / "mlflow.db").exists()
