@@ -75,9 +75,9 @@ def _recorded(uri: str, run: Run) -> dict[str, Any]:
         "model": {
             f.path: f.file_size for f in client.list_logged_model_artifacts(model.model_id) if f.path != "MLmodel"
         },
-        "datasets": [
+        "datasets": {
             (used.dataset.name, used.dataset.digest, used.tags[0].value) for used in run.inputs.dataset_inputs
-        ],
+        },
         "end": (run.info.status, run.info.start_time, run.info.end_time),
     }
 
