@@ -100,8 +100,8 @@ class Relay(socketserver.ThreadingTCPServer):
     def uri(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def say(self, what: Callable[[socket.socket], None] | None) -> None:
-        """Does this with every connection in place of the server, or again nothing; those that are open end."""
+    def say(self, what: Callable[[socket.socket], None]) -> None:
+        """Does this with every connection in place of the server; those that are open end."""
         self.says = what
         for connection in list(self.open):  # A client would go on asking the server by them.
             with suppress(OSError):

@@ -37,6 +37,7 @@ ANSWERS = {
     "elsewhere": _http("302 Found", "", header="Location: /health\r\n"),
     "no password": _http("401 Unauthorized", "{}"),
     "a bug": _http("500 Internal Server Error", "<html>Oops</html>", "text/html"),
+    "too busy": _http("503 Service Unavailable", ""),
     "a full disk": _http("507 Insufficient Storage", '{"error_code": 7, "message": ["x"]}'),
 }
 

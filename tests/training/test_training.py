@@ -298,10 +298,10 @@ def test_a_model_for_any_size_trains_at_several(digits: Data) -> None:
         (KeepWeights.best, 0.0, {}),  # Saved after each epoch.
         pytest.param(KeepWeights.last, 1e9, {}, marks=pytest.mark.slow),  # Saved when it is interrupted.
         pytest.param(KeepWeights.best, 0.0, {"batch_counts": BatchCounts.pixels}, marks=pytest.mark.slow),
-        # With momentum; the others have Adam.
-        pytest.param(KeepWeights.best, 0.0, {**EVERYTHING, "optimizer": Optimizer.sgd}, marks=pytest.mark.slow),
+        pytest.param(KeepWeights.best, 0.0, EVERYTHING, marks=pytest.mark.slow),
+        pytest.param(KeepWeights.last, 0.0, {**EVERYTHING, "optimizer": Optimizer.sgd}, marks=pytest.mark.slow),
     ],
-    ids=["best", "last", "pixels", "recipe"],
+    ids=["best", "last", "pixels", "recipe", "recipe-sgd"],
 )
 def test_an_interrupted_training_ends_like_an_undisturbed_one(
     digits: Data, tmp_path: Path, keep_weights: KeepWeights, seconds: float, options: dict[str, Any]
