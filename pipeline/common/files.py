@@ -89,7 +89,7 @@ def remove_leftovers(directory: Path) -> None:
 
 def _remove_leftovers(directory: Path, pattern: str) -> None:
     for leftover in directory.glob(f"{INCOMPLETE}{pattern}-*"):
-        with suppress(OSError), _locked(leftover, wait=False) as is_left:  # Such as: another one removes it.
+        with suppress(OSError), _locked(leftover, wait=False) as is_left:  # Somebody else may remove it.
             if is_left:
                 shutil.rmtree(leftover)
 

@@ -55,7 +55,6 @@ def main() -> None:
     model = build_model(backbone, head, data.facts.image_shape, data.facts.classes, seed=0)
     logits, labels = predict(model, data.test(probe.batch_size))
     sizes = [size for size in probe.image_sizes(data.facts.image_size) if size != data.facts.image_size]
-
     ways: set[str] = set()
 
     def program() -> float:
